@@ -1,0 +1,178 @@
+"""Two folders of label maps -> per_case.csv, summary.json and summary.html.
+
+Decides which files belong together and what happens to those without a partner; scores are
+`cases`' business, averages `aggregate`'s, the page `summary`'s.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from renalplan.errors import DatasetError, RenalplanError, UsageError
+from renalplan.evaluation.aggregate import Summary, by_case, summarise, to_table
+from renalplan.evaluation.cases import Row, evaluate_case, find_label_maps, missed_case
+from renalplan.evaluation.pictures import Sources, draw_cases, find_scans
+from renalplan.evaluation.structures import Structures, find_structures
+from renalplan.evaluation.summary import summary_page
+from renalplan.files import atomic_file, write_json, write_text
+from renalplan.labels import LabelScheme
+from renalplan.parallel import map_cases
+
+logger = logging.getLogger(__name__)
+
+PER_CASE, SUMMARY, PAGE = "per_case.csv", "summary.json", "summary.html"
+SHOWN = 12  # names or problems listed in one message
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """What evaluating two folders found.
+
+    Attributes:
+        table: One row for each case and structure, columns `cases.COLUMNS`.
+        summary: The numbers over all cases, as in summary.json.
+        files: What was written, in order; empty if nothing was.
+    """
+
+    table: pd.DataFrame
+    summary: Summary
+    files: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """One case's files; no prediction means that it is missing."""
+
+    case: str
+    reference: Path
+    prediction: Path | None
+
+
+def evaluate_folders(
+    predictions: Path,
+    references: Path,
+    scheme_or_dataset_json: LabelScheme | Path | None = None,
+    out: Path | None = None,
+    images: Path | None = None,
+    workers: int = 0,
+    *,
+    cases: Collection[str] | None = None,
+    pictures: int = 12,
+) -> Evaluation:
+    """Score every reference case; predictions are found by file name without its ending.
+
+    Args:
+        predictions: Folder of predicted label files, any format we read.
+        references: Folder of reference label files, formats may differ.
+        scheme_or_dataset_json: What the labels mean; None looks for dataset.json beside the
+            references, else takes the values that occur.
+        out: Folder for per_case.csv, summary.json and summary.html; None writes nothing.
+        images: Folder of the scans (`case_0000.nii.gz` or `case.nii.gz`) for the pictures.
+        workers: Processes; 0 computes here.
+        cases: The reference cases to score, e.g. one fold's; None scores all.
+        pictures: How many cases the page shows, the worst ones first; 0 for none.
+
+    Returns:
+        Table and summary. A reference without prediction counts as a failed case (score 0,
+        noted `missing`); a prediction without reference is reported and counts nowhere.
+
+    Raises:
+        UsageError: the folders have no case in common, or `cases` names one without reference.
+        DatasetError: files that are unreadable, on different grids or with undeclared labels;
+            all of them are named and nothing is written.
+    """
+    pairs, extra = pair_files(predictions, references, cases)
+    scans = find_scans(images) if images is not None else {}
+    files = [p for pair in pairs for p in (pair.reference, pair.prediction) if p is not None]
+    structures = find_structures(scheme_or_dataset_json, references, files)
+    rows = _score_all(pairs, structures.scheme, workers)
+    missing = tuple(pair.case for pair in pairs if pair.prediction is None)
+    table = to_table(rows)
+    summary = summarise(table, missing=missing, extra=extra, structure_source=structures.source)
+    if missing:
+        logger.warning("without prediction, counted as 0 (%d): %s", len(missing), _list(missing))
+    if extra:
+        logger.warning("predictions without a reference (%d): %s", len(extra), _list(extra))
+    result = Evaluation(table=table, summary=summary)
+    if out is None:
+        return result
+    sources = [Sources(case=p.case, reference=p.reference, prediction=p.prediction) for p in pairs]
+    return write_evaluation(result, out, sources, structures, scans, pictures)
+
+
+def pair_files(
+    predictions: Path, references: Path, cases: Collection[str] | None = None
+) -> tuple[list[Pair], tuple[str, ...]]:
+    """Reference cases with their predictions, and the ids of predictions without a reference.
+
+    Raises:
+        UsageError: as `evaluate_folders`.
+    """
+    truth, found = find_label_maps(references), find_label_maps(predictions)
+    if cases is not None:
+        if unknown := sorted(set(cases) - truth.keys()):
+            raise UsageError(f"{references} has no reference for {_list(unknown)}.")
+        truth = {case: path for case, path in truth.items() if case in set(cases)}
+    if not truth.keys() & found.keys():
+        raise UsageError(
+            f"{predictions} ({len(found)} label files) and {references} ({len(truth)}) have no "
+            "case in common; a prediction needs its reference's file name (the ending may differ)."
+        )
+    pairs = [Pair(case=c, reference=path, prediction=found.get(c)) for c, path in truth.items()]
+    return pairs, tuple(case for case in found if case not in truth)
+
+
+def write_evaluation(
+    result: Evaluation,
+    out: Path,
+    sources: list[Sources],
+    structures: Structures,
+    scans: dict[str, Path],
+    pictures: int,
+) -> Evaluation:
+    """Write the three files into `out`, each by rename, numbers before pictures."""
+    paths = (out / PER_CASE, out / SUMMARY, out / PAGE)
+    write_table(paths[0], result.table)
+    write_json(paths[1], result.summary)
+    drawn = draw_cases(by_case(result.table), sources, structures, scans, pictures)
+    write_text(paths[2], summary_page(result.table, result.summary, drawn))
+    return Evaluation(table=result.table, summary=result.summary, files=paths)
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV by rename, numbers in full precision."""
+    with atomic_file(path) as temporary:
+        table.to_csv(temporary, index=False)
+
+
+def _score_all(pairs: list[Pair], scheme: LabelScheme, workers: int) -> list[Row]:
+    rows: dict[str, list[Row]] = {}
+    problems: dict[str, RenalplanError] = {}
+    for pair, result in map_cases(_score_pair, pairs, scheme, workers=workers):
+        if isinstance(result, RenalplanError):
+            problems[pair.case] = result
+        else:
+            rows[pair.case] = result
+    if len(problems) == 1:
+        raise next(iter(problems.values()))
+    if problems:
+        listed = [f"\n  {problems[case]}" for case in sorted(problems)[:SHOWN]]
+        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise DatasetError(f"{len(problems)} cases cannot be scored:{''.join(listed)}{more}")
+    return [row for pair in pairs for row in rows[pair.case]]
+
+
+def _score_pair(pair: Pair, scheme: LabelScheme) -> list[Row]:
+    if pair.prediction is None:
+        return missed_case(pair.case, pair.reference, scheme)
+    return evaluate_case(pair.case, pair.prediction, pair.reference, scheme)
+
+
+def _list(names: Collection[str]) -> str:
+    shown = ", ".join(list(names)[:SHOWN])
+    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"

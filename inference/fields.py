@@ -1,0 +1,112 @@
+"""Class probabilities on a scan's own grid, made slab by slab when somebody looks.
+
+A field keeps the network's logits on the (smaller) grid of its plan. Asking for some slices
+resamples just those, so memory grows neither with the scan's resolution nor with the number of
+classes times its voxels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from renalplan.geometry import Box, Shape, box_shape
+from renalplan.labels import LabelScheme
+from renalplan.resampling import resample_planes
+
+SLAB_BYTES = 64 << 20  # probabilities of one slab
+
+
+class ProbabilityField(ABC):
+    """Probabilities of every head over a canonical (z, y, x) scan grid.
+
+    Attributes:
+        shape: The scan's canonical shape.
+        heads: Number of heads.
+    """
+
+    shape: Shape
+    heads: int
+
+    @abstractmethod
+    def slab(self, start: int, stop: int) -> Tensor:
+        """(heads, stop - start, y, x) float32 probabilities of some slices."""
+
+    def slabs(self) -> Iterator[tuple[int, int]]:
+        """Slice ranges of bounded memory that cover the scan."""
+        plane = 4 * self.heads * self.shape[1] * self.shape[2]
+        height = max(1, SLAB_BYTES // plane)
+        for start in range(0, self.shape[0], height):
+            yield start, min(start + height, self.shape[0])
+
+    def labels(self, scheme: LabelScheme) -> NDArray:
+        """The label map (z, y, x) that the probabilities decide on."""
+        result = np.zeros(self.shape, np.uint8 if max(scheme.all_values) < 256 else np.uint16)
+        for start, stop in self.slabs():
+            result[start:stop] = scheme.decide(self.slab(start, stop).numpy())
+        return result
+
+
+@dataclass(frozen=True)
+class RegionLogits:
+    """A network's logits (heads, z, y, x; canonical axes, plan spacing) for one box of the scan."""
+
+    box: Box
+    logits: Tensor
+
+
+class RegionField(ProbabilityField):
+    """Logits inside disjoint boxes; outside everything is background.
+
+    Attributes:
+        regions: What the network said in each box.
+        exclusive: Softmax over heads (background first) instead of a sigmoid each.
+    """
+
+    def __init__(
+        self, shape: Shape, heads: int, regions: list[RegionLogits], *, exclusive: bool
+    ) -> None:
+        self.shape = shape
+        self.heads = heads
+        self.regions = regions
+        self.exclusive = exclusive
+
+    def slab(self, start: int, stop: int) -> Tensor:
+        """See `ProbabilityField.slab`."""
+        result = torch.zeros((self.heads, stop - start, *self.shape[1:]))
+        if self.exclusive:
+            result[0] = 1
+        for region in self.regions:
+            (z0, z1), (y0, y1), (x0, x1) = region.box
+            first, last = max(start, z0), min(stop, z1)
+            if first >= last:
+                continue
+            logits = resample_planes(
+                region.logits, slice(first - z0, last - z0), box_shape(region.box)
+            )
+            values = logits.softmax(0) if self.exclusive else logits.sigmoid()
+            result[:, first - start : last - start, y0:y1, x0:x1] = values
+        return result
+
+
+class MeanField(ProbabilityField):
+    """The (weighted) mean of several members' probabilities, e.g. of different trainers."""
+
+    def __init__(self, members: list[ProbabilityField], weights: list[float] | None = None) -> None:
+        self.members = members
+        self.weights = weights or [1.0] * len(members)
+        self.shape = members[0].shape
+        self.heads = members[0].heads
+
+    def slab(self, start: int, stop: int) -> Tensor:
+        """See `ProbabilityField.slab`."""
+        total = torch.zeros((self.heads, stop - start, *self.shape[1:]))
+        for member, weight in zip(self.members, self.weights, strict=True):
+            total += member.slab(start, stop) * (weight / sum(self.weights))
+        return total

@@ -1,0 +1,270 @@
+"""Scans in, segmentations out: one case at a time, an unreadable one does not stop the rest."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import blosc2
+import numpy as np
+from numpy.typing import NDArray
+
+from renalplan.dataset import find_images, require_channels
+from renalplan.errors import ModelError, PredictionError, RenalplanError, UsageError
+from renalplan.files import atomic_file, read_json, value_hash, write_json
+from renalplan.geometry import Grid, Spacing
+from renalplan.images import ENDINGS, Volume, image_ending, read_channels, write_volume
+from renalplan.imports import load_class
+from renalplan.inference.fields import MeanField, ProbabilityField
+from renalplan.inference.segmenter import InferenceOptions, Segmenter
+from renalplan.model_folder import ModelFolder
+
+REPORT = "predict_report.json"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanFiles:
+    """One case to predict."""
+
+    id: str
+    images: tuple[Path, ...]
+    ending: str
+
+
+@dataclass
+class PredictionReport:
+    """What became of every case: `done`, `kept` (was there already) or the reason it failed."""
+
+    done: dict[str, float] = field(default_factory=dict)  # case -> seconds
+    kept: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+class Predictor:
+    """Predicts with one model, or with the mean of several that share their labels."""
+
+    def __init__(self, members: list[Segmenter], weights: list[float] | None = None) -> None:
+        if not members:
+            raise UsageError("no model to predict with.")
+        self.members = members
+        self.weights = weights
+        first = members[0].model
+        for member in members[1:]:
+            if member.model.scheme != first.scheme:
+                raise ModelError(
+                    f"{member.model.path} and {first.path} have different labels; "
+                    "only models of the same labels can be averaged."
+                )
+            if member.model.description.channels != first.description.channels:
+                raise ModelError(f"{member.model.path} and {first.path} have different channels.")
+        self.model = first
+
+    @classmethod
+    def from_model(
+        cls,
+        path: Path | ModelFolder,
+        folds: list[str] | None = None,
+        options: InferenceOptions | None = None,
+        *,
+        unfinished: bool = False,
+    ) -> Predictor:
+        """Open a model folder.
+
+        Args:
+            path: The folder.
+            folds: Which folds to average; None takes all finished ones.
+            options: Device, step, mirroring.
+            unfinished: Take `folds` as they are, for validating a fold that has just been trained.
+
+        Raises:
+            ModelError: the folder is no model, or a fold is not finished.
+        """
+        model = path if isinstance(path, ModelFolder) else ModelFolder.open(path)
+        if not (unfinished and folds):
+            folds = model.choose_folds(folds)
+        spec = model.record.segmenter
+        kind = load_class(spec.factory, Segmenter, str(model.path / "trainer.json"))
+        return cls([kind(model, folds, options or InferenceOptions(), **spec.arguments)])
+
+    def field(self, volume: Volume) -> ProbabilityField:
+        """Probabilities of the volume on its canonical grid.
+
+        Raises:
+            PredictionError: the volume has another number of channels than the model.
+        """
+        channels = self.model.description.channels
+        if volume.array.shape[0] != len(channels):
+            raise PredictionError(
+                f"the model needs {len(channels)} channels ({', '.join(channels)}), "
+                f"the image has {volume.array.shape[0]}."
+            )
+        fields = [member.segment(volume) for member in self.members]
+        return fields[0] if len(fields) == 1 else MeanField(fields, self.weights)
+
+    def predict(self, array: NDArray, spacing: Spacing) -> NDArray:
+        """Segment an array in memory.
+
+        Args:
+            array: (channel, z, y, x) or (z, y, x): z to the head, y to the back, x to the left.
+            spacing: mm along (z, y, x).
+
+        Returns:
+            (z, y, x) label map.
+        """
+        image = np.asarray(array, np.float32)
+        if image.ndim == 3:
+            image = image[None]
+        z, y, x = image.shape[1:]
+        grid = Grid(
+            size=(x, y, z),
+            spacing=(spacing[2], spacing[1], spacing[0]),
+            origin=(0.0, 0.0, 0.0),
+            direction=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
+        )
+        return self.field(Volume(array=image, spacing=spacing, grid=grid)).labels(self.model.scheme)
+
+    def predict_files(
+        self, scan: ScanFiles, out: Path, *, save_probabilities: bool = False
+    ) -> None:
+        """Predict one case and write its segmentation on exactly the scan's grid, by rename."""
+        volume = read_channels(scan.images)
+        field = self.field(volume)
+        if save_probabilities:
+            write_probabilities(out / f"{scan.id}.probabilities.b2nd", field, volume)
+        labels = field.labels(self.model.scheme)
+        write_volume(out / f"{scan.id}{scan.ending}", labels, volume.grid)
+
+    def predict_folder(
+        self,
+        scans: list[ScanFiles],
+        out: Path,
+        *,
+        save_probabilities: bool = False,
+        overwrite: bool = False,
+        on_case: Callable[[str, str], None] | None = None,
+    ) -> PredictionReport:
+        """Predict cases one after the other; what a killed run finished is kept.
+
+        Args:
+            scans: From `find_scans`.
+            out: Folder for segmentations and `predict_report.json`.
+            save_probabilities: Also write float16 probabilities.
+            overwrite: Predict again what is already there.
+            on_case: Called with (case, `done`, `kept` or the reason of failure).
+
+        Raises:
+            UsageError: `out` holds predictions of another model and `overwrite` is not given.
+        """
+        out.mkdir(parents=True, exist_ok=True)
+        self._claim(out, overwrite)
+        report = PredictionReport()
+        for scan in scans:
+            state = "done"
+            wanted = [out / f"{scan.id}{scan.ending}"]
+            if save_probabilities:
+                wanted.append(out / f"{scan.id}.probabilities.b2nd")
+            if all(path.exists() for path in wanted) and not overwrite:
+                report.kept.append(scan.id)
+                state = "kept"
+            else:
+                start = time.monotonic()
+                try:
+                    self.predict_files(scan, out, save_probabilities=save_probabilities)
+                    report.done[scan.id] = round(time.monotonic() - start, 2)
+                except RenalplanError as problem:
+                    state = report.failed[scan.id] = str(problem)
+            self._write_report(out, report)
+            if on_case:
+                on_case(scan.id, state)
+        return report
+
+    def job(self) -> str:
+        """Fingerprint of models, folds and options: same job, same results."""
+        parts = []
+        for member in self.members:
+            weights = [
+                (str(p.relative_to(member.model.path)), p.stat().st_size, p.stat().st_mtime_ns)
+                for fold in member.folds
+                for p in sorted(member.model.fold_folder(fold).glob("*/*.safetensors"))
+            ]
+            options = member.options
+            parts.append([weights, member.folds, options.step, options.tta])
+        return value_hash([parts, self.weights])
+
+    def _claim(self, out: Path, overwrite: bool) -> None:
+        path = out / REPORT
+        if not path.is_file():
+            return
+        if read_json(path, PredictionError).get("job") != self.job() and not overwrite:
+            raise UsageError(
+                f"{out} holds predictions of another model or other options; "
+                "choose another output folder, or add --overwrite."
+            )
+
+    def _write_report(self, out: Path, report: PredictionReport) -> None:
+        value = {
+            "job": self.job(),
+            "models": [str(member.model.path) for member in self.members],
+            "folds": [member.folds for member in self.members],
+            "done_seconds": report.done,
+            "kept": report.kept,
+            "failed": report.failed,
+        }
+        write_json(out / REPORT, value)
+
+
+def find_scans(path: Path, channels: tuple[str, ...]) -> Iterator[ScanFiles]:
+    """Cases of a folder (or one file): `case_0000.nii.gz`, or plain names if there is one channel.
+
+    Raises:
+        UsageError: nothing to predict.
+        DatasetError: a case lacks a channel.
+    """
+    if path.is_file():
+        if (ending := image_ending(path)) is None:
+            raise UsageError(f"{path} is not an image; we read {', '.join(ENDINGS)}.")
+        if len(channels) > 1:
+            raise UsageError(f"the model needs {len(channels)} channels; give -i a folder.")
+        yield ScanFiles(id=path.name.removesuffix(ending), images=(path,), ending=ending)
+        return
+    if not path.is_dir():
+        raise UsageError(f"input {path} does not exist.")
+    found = find_images(path)
+    for case, files in found.items():
+        images = require_channels(case, files, channels, path)
+        yield ScanFiles(id=case, images=images, ending=image_ending(images[0]) or ".nii.gz")
+    if found:
+        return
+    plain = [p for p in sorted(path.iterdir()) if p.is_file() and image_ending(p)]
+    if not plain:
+        raise UsageError(f"{path} holds no images; we read {', '.join(ENDINGS)}.")
+    if len(channels) > 1:
+        raise UsageError(
+            f"{path}: the model needs {len(channels)} channels, so files must be named "
+            "case_0000, case_0001 and so on."
+        )
+    for file in plain:
+        ending = image_ending(file) or ".nii.gz"
+        yield ScanFiles(id=file.name.removesuffix(ending), images=(file,), ending=ending)
+
+
+def write_probabilities(path: Path, field: ProbabilityField, volume: Volume) -> None:
+    """Write (heads, *the file's own axis order) float16, slab by slab, as a blosc2 array."""
+    orientation = volume.orientation
+    shape = (field.heads, *volume.grid.shape)
+    with atomic_file(path) as temporary:
+        temporary.unlink(missing_ok=True)
+        target = blosc2.zeros(shape, dtype=np.float16, urlpath=str(temporary), mode="w")
+        axis = orientation.order[0]  # canonical z is this axis of the file's array
+        length = field.shape[0]
+        for start, stop in field.slabs():
+            part = orientation.undo(field.slab(start, stop).numpy().astype(np.float16))
+            if orientation.flipped[0]:
+                start, stop = length - stop, length - start
+            where = [slice(None)] * 4
+            where[1 + axis] = slice(start, stop)
+            target[tuple(where)] = np.ascontiguousarray(part)

@@ -1,0 +1,1 @@
+"""Cases -> Plan: `fingerprint` measures the dataset, `planner` decides from what it measured."""

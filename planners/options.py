@@ -1,0 +1,50 @@
+"""What a user may ask of a planner; everything else follows from the fingerprint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from renalplan.errors import UsageError
+
+CASCADES = ("auto", "none", "locate", "lowres")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """Wishes of the user.
+
+    Attributes:
+        planner: One of `renalplan.planners.planner.PLANNERS`.
+        gpu_memory_gb: Memory training may take; None is the planner's reference card.
+        cascade: `auto` decides from the data; `none` plans one stage; `locate` finds kidney regions
+            first; `lowres` segments coarsely first.
+        spacing: Replaces the target spacing, mm along (z, y, x) of the canonical scan.
+        base_features: Channels of the network's first stage; nnU-Net's is 32.
+        max_features: Cap on a 3-D network's channels; a 2-D network's is 1.6 times that.
+        name: The plan's name; the planner's if None.
+
+    Raises:
+        UsageError: a value is out of range, at construction.
+    """
+
+    planner: str = "renal"
+    gpu_memory_gb: float | None = None
+    cascade: Literal["auto", "none", "locate", "lowres"] = "auto"
+    spacing: tuple[float, float, float] | None = None
+    base_features: int = 32
+    max_features: int = 320
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.gpu_memory_gb is not None and not self.gpu_memory_gb > 0:
+            raise UsageError(f"gpu_memory must be above 0 GB, it is {self.gpu_memory_gb}.")
+        if self.cascade not in CASCADES:
+            raise UsageError(f"cascade must be one of {', '.join(CASCADES)}; not {self.cascade!r}.")
+        if self.spacing is not None and not min(self.spacing) > 0:
+            raise UsageError(f"spacing must be above 0 mm along every axis, it is {self.spacing}.")
+        if not 2 <= self.base_features <= self.max_features:
+            raise UsageError(
+                f"base_features must lie between 2 and max_features ({self.max_features}), "
+                f"it is {self.base_features}."
+            )

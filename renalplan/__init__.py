@@ -1,0 +1,35 @@
+"""renalplan: self-configuring kidney-CT segmentation.
+
+Each command is also a function here, with the same name and arguments; nothing heavy is imported
+until it is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PUBLIC = {
+    "check_dataset": "renalplan.integrity",
+    "plan_and_preprocess": "renalplan.planning",
+    "train": "renalplan.training",
+    "predict": "renalplan.predicting",
+    "evaluate_folders": "renalplan.evaluation.evaluate",
+    "make_phantom_dataset": "renalplan.phantom",
+    "Predictor": "renalplan.inference.predictor",
+    "Trainer": "renalplan.trainers.trainer",
+    "Workspace": "renalplan.workspace",
+    "RenalplanError": "renalplan.errors",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'renalplan' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

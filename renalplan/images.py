@@ -1,0 +1,266 @@
+"""Reading and writing scans: the only file that knows SimpleITK and medical formats."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from renalplan.errors import DatasetError
+from renalplan.files import atomic_file
+from renalplan.geometry import Grid, Orientation, Shape, Spacing
+
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+
+# ITK prints warnings of its own to stderr; ours say which file and what to do.
+sitk.ProcessObject.SetGlobalWarningDisplay(False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volume:
+    """One scan in canonical orientation.
+
+    Attributes:
+        array: (channel, z, y, x), float32 for images, an integer type for labels.
+        spacing: mm along (z, y, x).
+        grid: The file's own header; what is written back gets exactly this.
+    """
+
+    array: NDArray
+    spacing: Spacing
+    grid: Grid
+
+    @property
+    def orientation(self) -> Orientation:
+        """How the file's array turns into `array`."""
+        return Orientation.of(self.grid)
+
+    @property
+    def shape(self) -> Shape:
+        """Spatial shape (z, y, x)."""
+        return self.array.shape[1:]  # type: ignore[return-value]
+
+
+def read_grid(path: Path) -> Grid:
+    """Read a file's header only.
+
+    Raises:
+        DatasetError: the file is missing, is no image, is not a 3-D scalar image, or its header
+            describes no possible grid (zero spacing, singular direction).
+    """
+    _require_file(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as problem:
+        raise DatasetError(f"{path} cannot be read as an image: {_itk_reason(problem)}") from None
+    dimension = reader.GetDimension()
+    size = reader.GetSize()
+    if dimension != 3 and not (dimension == 4 and size[3] == 1):
+        raise DatasetError(
+            f"{path} has {dimension} dimensions {size}; one 3-D volume per file is needed, "
+            "give each channel or time point a file of its own."
+        )
+    if reader.GetNumberOfComponents() != 1:
+        raise DatasetError(
+            f"{path} has {reader.GetNumberOfComponents()} values per voxel (a colour or vector "
+            "image); a scan with one value per voxel is needed."
+        )
+    if dimension == 4:
+        direction = np.asarray(reader.GetDirection()).reshape(4, 4)[:3, :3].ravel()
+    else:
+        direction = np.asarray(reader.GetDirection())
+    grid = Grid(
+        size=tuple(int(n) for n in size[:3]),  # type: ignore[arg-type]
+        spacing=tuple(float(s) for s in reader.GetSpacing()[:3]),  # type: ignore[arg-type]
+        origin=tuple(float(o) for o in reader.GetOrigin()[:3]),  # type: ignore[arg-type]
+        direction=tuple(float(d) for d in direction),
+    )
+    _check_grid(path, grid)
+    return grid
+
+
+def _check_grid(path: Path, grid: Grid) -> None:
+    if min(grid.size) < 1:
+        raise DatasetError(f"{path} is empty: its size is {grid.size} voxels.")
+    if min(grid.spacing) <= 0 or not np.isfinite(grid.spacing).all():
+        raise DatasetError(f"{path} has spacing {grid.spacing} mm; all three must be above 0.")
+    values = np.asarray(grid.direction).reshape(3, 3)
+    if not np.isfinite(values).all() or abs(np.linalg.det(values)) < 1e-3:
+        raise DatasetError(f"{path} has a direction matrix without volume: {grid.direction}.")
+
+
+def read_volume(path: Path, *, labels: bool = False) -> Volume:
+    """Read one file into canonical orientation.
+
+    Args:
+        path: Any format SimpleITK knows.
+        labels: Return integers and refuse fractional values, instead of float32 intensities.
+
+    Raises:
+        DatasetError: unreadable or truncated file, wrong dimension, NaN or infinite values,
+            fractional label values.
+    """
+    grid = read_grid(path)
+    try:
+        image = sitk.ReadImage(str(path))
+    except (RuntimeError, MemoryError) as problem:
+        raise DatasetError(
+            f"{path} cannot be read to its end ({_itk_reason(problem)}) "
+            "The file is truncated or damaged; copy it again."
+        ) from None
+    array = sitk.GetArrayViewFromImage(image)
+    if array.ndim == 4:
+        array = array[0]
+    array = _as_labels(path, array) if labels else _as_intensities(path, array)
+    orientation = Orientation.of(grid)
+    canonical = np.ascontiguousarray(orientation.apply(array))
+    return Volume(array=canonical[None], spacing=orientation.spacing(grid), grid=grid)
+
+
+def read_channels(paths: tuple[Path, ...]) -> Volume:
+    """Read the channels of one case into one (channel, z, y, x) float32 volume.
+
+    Raises:
+        DatasetError: as `read_volume`, or the channels do not lie on one grid.
+    """
+    volumes = [read_volume(path) for path in paths]
+    for path, volume in zip(paths[1:], volumes[1:], strict=True):
+        if differences := volumes[0].grid.differences(volume.grid):
+            raise DatasetError(
+                f"{path} does not lie on the grid of {paths[0].name}: {'; '.join(differences)}. "
+                "All channels of a case need one grid; resample or re-register it."
+            )
+    if len(volumes) == 1:
+        return volumes[0]
+    array = np.concatenate([volume.array for volume in volumes])
+    return Volume(array=array, spacing=volumes[0].spacing, grid=volumes[0].grid)
+
+
+def _as_intensities(path: Path, array: NDArray) -> NDArray[np.float32]:
+    result: NDArray[np.float32] = array.astype(np.float32)
+    # min and max are NaN or infinite exactly if some voxel is; two passes, no temporary mask
+    if not (np.isfinite(result.min()) and np.isfinite(result.max())):
+        bad = int((~np.isfinite(result)).sum())
+        raise DatasetError(f"{path} has {bad} voxels that are NaN or infinite; repair the image.")
+    return result
+
+
+def _as_labels(path: Path, array: NDArray) -> NDArray:
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise DatasetError(f"{path} has NaN or infinite label values; repair the label file.")
+        rounded = np.rint(array)
+        if np.abs(rounded - array).max() > 1e-3:
+            raise DatasetError(f"{path} has fractional label values; labels must be whole numbers.")
+        array = rounded
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high > 65535:
+        raise DatasetError(
+            f"{path} has label values from {low} to {high}; 0 to 65535 are possible."
+        )
+    return array.astype(np.uint8 if high < 256 else np.uint16)
+
+
+def write_volume(path: Path, array: NDArray, grid: Grid) -> None:
+    """Write a canonical (z, y, x) array into a file with exactly this grid, by rename.
+
+    Raises:
+        DatasetError: the array does not have the grid's shape.
+    """
+    orientation = Orientation.of(grid)
+    if array.shape != orientation.shape(grid):
+        raise DatasetError(
+            f"{path}: an array of shape {array.shape} does not fit a grid of {grid.size} voxels."
+        )
+    write_file_array(path, np.ascontiguousarray(orientation.undo(array)), grid)
+
+
+def write_file_array(path: Path, array: NDArray, grid: Grid) -> None:
+    """Write an array that already has the file's own axis order (k, j, i), by rename."""
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(grid.spacing)
+    image.SetOrigin(grid.origin)
+    image.SetDirection(grid.direction)
+    with atomic_file(path) as temporary:
+        try:
+            sitk.WriteImage(
+                image, str(temporary), useCompression=path.name.endswith((".gz", ".nrrd"))
+            )
+        except RuntimeError as problem:
+            raise OSError(f"{path} cannot be written: {_itk_reason(problem)}") from None
+
+
+def image_ending(path: Path) -> str | None:
+    """The image format ending of a file name, None if it is not one we read."""
+    return next((ending for ending in ENDINGS if path.name.endswith(ending)), None)
+
+
+def is_truncated(path: Path) -> bool:
+    """Whether a compressed NIfTI ends before its header says, without decompressing a whole file.
+
+    gzip's last four bytes hold the uncompressed size modulo 2^32. If they match the header's
+    promise the file is complete; if not (cut off, or written as several gzip members), only
+    decompressing tells, so that is done then.
+    """
+    if not path.name.endswith(".nii.gz"):
+        return False
+    try:
+        with gzip.open(path) as stream:
+            header = stream.read(352)
+        expected = _nifti_bytes(header)
+        with path.open("rb") as raw:
+            raw.seek(-4, 2)
+            stated = struct.unpack("<I", raw.read(4))[0]
+        if stated >= expected % 2**32 and stated - expected % 2**32 < 2**20:
+            return False
+        with gzip.open(path) as stream:
+            length = 0
+            while chunk := stream.read(1 << 24):
+                length += len(chunk)
+    except (OSError, EOFError, struct.error, gzip.zlib.error):  # type: ignore[attr-defined]
+        return True
+    return length < expected
+
+
+def _nifti_bytes(header: bytes) -> int:
+    """Bytes that a NIfTI-1 or -2 file of this header has, uncompressed."""
+    order = "<" if struct.unpack("<i", header[:4])[0] in (348, 540) else ">"
+    if struct.unpack(order + "i", header[:4])[0] == 540:
+        dims = struct.unpack(order + "8q", header[16:80])
+        bits, offset = struct.unpack(order + "h", header[14:16])[0], header[168:176]
+        start = struct.unpack(order + "q", offset)[0]
+    else:
+        dims = struct.unpack(order + "8h", header[40:56])
+        bits = struct.unpack(order + "h", header[72:74])[0]
+        start = int(struct.unpack(order + "f", header[108:112])[0])
+    count = 1
+    for n in dims[1 : 1 + max(0, min(7, dims[0]))]:
+        count *= max(1, n)
+    return start + count * bits // 8
+
+
+def _require_file(path: Path) -> None:
+    if not path.exists():
+        raise DatasetError(f"{path} does not exist.")
+    if not path.is_file():
+        raise DatasetError(f"{path} is not a file.")
+
+
+def _itk_reason(problem: Any) -> str:
+    """The last informative line of an ITK exception, as one sentence."""
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    text = lines[-1] if lines else type(problem).__name__
+    text = text.split("ITK ERROR:")[-1].split("Error:")[-1].strip()
+    if "orthonormal" in text.lower():
+        text = "its axes are not at right angles (sheared affine); resample it to a straight grid"
+    if "Unable to determine ImageIO" in text or not text:
+        text = "it is not an image file of a format we know"
+    return text if text.endswith(".") else text + "."

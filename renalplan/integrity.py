@@ -1,0 +1,165 @@
+"""Every problem of a dataset at once, a line each; and the quick subset that runs before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from renalplan.dataset import Case, Dataset, find_images
+from renalplan.errors import DatasetError, RenalplanError
+from renalplan.geometry import Grid
+from renalplan.images import image_ending, is_truncated, read_grid, read_volume
+from renalplan.labels import LabelScheme
+from renalplan.parallel import map_cases
+
+Report = Callable[[str], None]
+
+
+def check_dataset(
+    dataset: Dataset, *, workers: int = 0, on_case: Report | None = None
+) -> list[str]:
+    """Read everything and list what is wrong.
+
+    Args:
+        dataset: The dataset.
+        workers: Processes to read with.
+        on_case: Called with each case id when it has been read.
+
+    Returns:
+        One sentence a problem, in the order of cases; empty if the dataset is sound.
+    """
+    problems, cases = list_cases(dataset)
+    found: dict[str, list[str]] = {}
+    for case, result in map_cases(check_case, cases, dataset.scheme, workers=workers):
+        found[case.id] = [str(result)] if isinstance(result, RenalplanError) else result
+        if on_case:
+            on_case(case.id)
+    return problems + [line for case in cases for line in found.get(case.id, [])]
+
+
+def quick_check(dataset: Dataset) -> None:
+    """Headers and completeness of all files, in seconds, before any long work starts.
+
+    Raises:
+        DatasetError: the first problem, and how many more there are.
+    """
+    problems, cases = list_cases(dataset)
+    for case in cases:
+        problems += _grid_problems(case)[0]
+        files = [*case.images, *([case.label] if case.label else [])]
+        problems += [_truncated(path) for path in files if is_truncated(path)]
+    if not problems:
+        return
+    more = ""
+    if len(problems) > 1:
+        more = f" ({len(problems) - 1} more problems: renalplan_check lists them all)"
+    raise DatasetError(problems[0] + more)
+
+
+def list_cases(dataset: Dataset) -> tuple[list[str], list[Case]]:
+    """Problems of naming and completeness, and the cases that can be looked into."""
+    folder, labels = dataset.folder / "imagesTr", dataset.folder / "labelsTr"
+    ending = dataset.description.file_ending
+    if not folder.is_dir():
+        return [f"{folder} is missing; training images belong there."], []
+    problems = _stray_files(folder, ending)
+    try:
+        found = find_images(folder, ending)
+    except DatasetError as problem:
+        return [*problems, str(problem)], []
+    if not found:
+        problems.append(f"{folder} has no images that end in _0000{ending}.")
+    cases = []
+    for case_id, channels in found.items():
+        try:
+            images = dataset.complete(case_id, channels, folder)
+        except DatasetError as problem:
+            problems.append(str(problem))
+            images = tuple(channels[i] for i in sorted(channels))
+        label: Path | None = labels / f"{case_id}{ending}"
+        if label is not None and not label.is_file():
+            problems.append(f"{label} is missing: {case_id} has an image but no label.")
+            label = None
+        cases.append(Case(id=case_id, images=images, label=label))
+    if labels.is_dir():
+        lonely = [
+            p
+            for p in sorted(labels.iterdir())
+            if p.name.endswith(ending) and p.name.removesuffix(ending) not in found
+        ]
+        problems += [f"{path} has no image in {folder.name}." for path in lonely]
+    stated = dataset.description.numTraining
+    if stated is not None and stated != len(found):
+        problems.append(
+            f"{dataset.folder / 'dataset.json'}: numTraining is {stated}, "
+            f"{folder} holds {len(found)} cases."
+        )
+    return problems, cases
+
+
+def check_case(case: Case, scheme: LabelScheme) -> list[str]:
+    """Read one case's files whole and list what is wrong with them."""
+    problems, grids = _grid_problems(case)
+    for path in case.images:
+        if path not in grids:
+            continue
+        try:
+            volume = read_volume(path)
+        except DatasetError as problem:
+            problems.append(str(problem))
+            continue
+        low, high = float(volume.array.min()), float(volume.array.max())
+        if low == high:
+            problems.append(f"{path} is empty: every voxel is {low:g}.")
+    if case.label is not None and case.label in grids:
+        try:
+            labels = read_volume(case.label, labels=True).array[0]
+        except DatasetError as problem:
+            return [*problems, str(problem)]
+        values = np.flatnonzero(np.bincount(labels.ravel())).tolist()
+        if unknown := sorted(set(values) - set(scheme.all_values)):
+            problems.append(
+                f"{case.label} holds label values {unknown} that dataset.json does not declare "
+                f"(it declares {list(scheme.all_values)})."
+            )
+        if not scheme.foreground_mask(labels).any():
+            problems.append(f"{case.label} is empty: no voxel belongs to any structure.")
+    return problems
+
+
+def _grid_problems(case: Case) -> tuple[list[str], dict[Path, Grid]]:
+    """Headers that cannot be read or do not agree, and those that can."""
+    problems: list[str] = []
+    grids: dict[Path, Grid] = {}
+    for path in (*case.images, *([case.label] if case.label else [])):
+        try:
+            grids[path] = read_grid(path)
+        except DatasetError as problem:
+            problems.append(str(problem))
+    first = case.images[0]
+    for path, grid in grids.items():
+        if first in grids and (differences := grids[first].differences(grid)):
+            problems.append(
+                f"{path} does not lie on the grid of {first.name}: {'; '.join(differences)}."
+            )
+    return problems, grids
+
+
+def _stray_files(folder: Path, ending: str) -> list[str]:
+    """Images of the same case in another format than the dataset declares."""
+    cases: dict[str, list[str]] = {}
+    for path in sorted(folder.iterdir()):
+        kind = image_ending(path)
+        if kind is not None:
+            cases.setdefault(path.name.removesuffix(kind), []).append(path.name)
+    return [
+        f"{folder}: {' and '.join(names)} are the same case and channel; keep {stem}{ending}."
+        for stem, names in cases.items()
+        if len(names) > 1
+    ]
+
+
+def _truncated(path: Path) -> str:
+    return f"{path} is truncated: it ends before its header says; copy it again."

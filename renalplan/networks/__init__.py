@@ -1,0 +1,19 @@
+"""Networks by name. Importing this package costs nothing: torch comes with the first name used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from renalplan.networks.unet import UNet
+
+__all__ = ["UNet"]
+
+_HOMES = {"UNet": "renalplan.networks.unet"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,229 @@
+"""Writes phantoms as a dataset folder: dataset.json, imagesTr, labelsTr, imagesTs, imagesUn, boxes.
+
+The folder has nnU-Net's raw layout. `phantom_truth.json` beside it keeps what is known exactly, and
+dataset.json, written last, says that the folder is complete.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from renalplan import files
+from renalplan.errors import UsageError
+from renalplan.geometry import Grid, Orientation, Shape, Spacing
+from renalplan.images import ENDINGS, write_volume
+from renalplan.phantom.make import make_case
+from renalplan.phantom.masks import case_name, dress_mask, find_masks
+from renalplan.phantom.scanner import check_size
+from renalplan.phantom.tasks import Task, get_task
+
+BOX_COLUMNS = ("case", "label", "z0", "y0", "x0", "z1", "y1", "x1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One case to make and where it belongs.
+
+    Attributes:
+        name: Case id.
+        index: Number of the case in the seed's sequence.
+        part: "Tr", "Ts" or "Un".
+        mask: Real label map to dress, if there is one.
+    """
+
+    name: str
+    index: int
+    part: str
+    mask: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What all cases of a data set share."""
+
+    out: Path
+    seed: int
+    task: str
+    size: Shape | None
+    spacing: Spacing | None
+    file_ending: str
+
+
+def make_phantom_dataset(
+    out: Path,
+    *,
+    cases: int,
+    seed: int = 0,
+    task: str = "kidney_tumor",
+    size: Shape | None = None,
+    spacing: Spacing | None = None,
+    test_cases: int = 0,
+    unlabelled_cases: int = 0,
+    from_masks: Path | None = None,
+    file_ending: str = ".nii.gz",
+    workers: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Path:
+    """Make a data set of phantoms; case i depends on the seed and i only.
+
+    Args:
+        out: Folder to make; it must not hold a data set yet.
+        cases: Training cases.
+        seed: Other seeds, other patients.
+        task: "kidney_tumor", "artery", "compartments" or "boxes".
+        size: (z, y, x) voxels of each image; None: as scanners do, 512 x 512 and many slices.
+        spacing: (z, y, x) mm; None: follows from `size`, or drawn case by case.
+        test_cases: Cases in imagesTs and labelsTs; their numbers follow the training cases'.
+        unlabelled_cases: Cases in imagesUn, after the test cases.
+        from_masks: Folder of real label maps (1 kidney, 2 tumor) to dress with simulated HU.
+        file_ending: Image format.
+        workers: Processes; 0 works in this one. The result is the same.
+        progress: Called with one sentence per finished case.
+
+    Returns:
+        `out`.
+
+    Raises:
+        UsageError: an argument is impossible, or `out` holds a data set.
+    """
+    kind = get_task(task)
+    _check_counts(cases, test_cases, unlabelled_cases)
+    check_size(size, spacing)
+    if file_ending not in ENDINGS:
+        raise UsageError(f"Unknown file ending {file_ending!r}; possible are {', '.join(ENDINGS)}.")
+    if (out / "dataset.json").exists() or (out / "imagesTr").exists():
+        raise UsageError(f"{out} already holds a data set; choose another folder or delete it.")
+    jobs = _numbered_jobs(cases, test_cases, unlabelled_cases)
+    if from_masks is not None:
+        if task != "kidney_tumor" or size is not None or spacing is not None:
+            raise UsageError(
+                "Dressing real masks works for the task kidney_tumor, without size and spacing."
+            )
+        jobs = _mask_jobs(from_masks, jobs)
+    recipe = Recipe(
+        out=out, seed=seed, task=task, size=size, spacing=spacing, file_ending=file_ending
+    )
+    results: dict[str, dict[str, Any]] = {}
+    for done, (job, result) in enumerate(_run(recipe, jobs, workers), start=1):
+        results[job.name] = result
+        if progress is not None:
+            progress(f"{job.name} written ({done} of {len(jobs)})")
+    _write_tables(recipe, kind, jobs, results)
+    return out
+
+
+def _check_counts(cases: int, test_cases: int, unlabelled_cases: int) -> None:
+    if cases < 1:
+        raise UsageError(f"A phantom data set needs at least 1 case, got {cases}.")
+    if min(test_cases, unlabelled_cases) < 0:
+        raise UsageError("Numbers of test and unlabelled cases cannot be negative.")
+
+
+def _numbered_jobs(cases: int, test_cases: int, unlabelled_cases: int) -> list[Job]:
+    parts = ["Tr"] * cases + ["Ts"] * test_cases + ["Un"] * unlabelled_cases
+    return [Job(name=f"case_{i:04d}", index=i, part=part) for i, part in enumerate(parts)]
+
+
+def _mask_jobs(folder: Path, numbered: list[Job]) -> list[Job]:
+    masks = find_masks(folder)
+    if len(masks) < len(numbered):
+        raise UsageError(
+            f"{folder} holds {len(masks)} label maps, but {len(numbered)} cases are asked for."
+        )
+    return [
+        Job(name=case_name(mask), index=job.index, part=job.part, mask=mask)
+        for mask, job in zip(masks, numbered, strict=False)
+    ]
+
+
+def _run(recipe: Recipe, jobs: list[Job], workers: int) -> Iterator[tuple[Job, dict[str, Any]]]:
+    """Make all cases, here or in worker processes; the first error stops everything."""
+    if workers <= 0 or len(jobs) == 1:
+        for job in jobs:
+            yield job, make_and_write(recipe, job)
+        return
+    # spawn: forking a process that runs threads can hang
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
+        waiting = {pool.submit(make_and_write, recipe, job): job for job in jobs}
+        try:
+            for future in as_completed(waiting):
+                yield waiting[future], future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def make_and_write(recipe: Recipe, job: Job) -> dict[str, Any]:
+    """Make one case and write its files; returns its truth and boxes as JSON values."""
+    if job.mask is None:
+        case = make_case(
+            recipe.seed, job.index, task=recipe.task, size=recipe.size, spacing=recipe.spacing
+        )
+        truth = asdict(case.truth)
+        images, labels, grid = case.images, case.labels, case.grid
+    else:
+        dressed = dress_mask(job.mask, seed=recipe.seed, index=job.index)
+        truth = dressed.truth
+        images, labels, grid = dressed.images, dressed.labels, dressed.grid
+    out, ending = recipe.out, recipe.file_ending
+    for channel, image in enumerate(images.values()):
+        write_volume(out / f"images{job.part}" / f"{job.name}_{channel:04d}{ending}", image, grid)
+    if job.part != "Un":
+        write_volume(out / f"labels{job.part}" / f"{job.name}{ending}", labels, grid)
+    boxes = tumor_boxes(labels, grid) if get_task(recipe.task).boxes else []
+    return {"phases": list(images), "truth": truth, "boxes": boxes}
+
+
+def tumor_boxes(labels: NDArray[np.uint8], grid: Grid) -> list[list[int]]:
+    """Tight half-open boxes (z0, y0, x0, z1, y1, x1) of the components of label 1.
+
+    They count in the file's own array order, as numpy sees it when it reads the file.
+    """
+    stored = Orientation.of(grid).undo(labels) == 1
+    components, _ = ndimage.label(stored, np.ones((3, 3, 3)))
+    boxes = []
+    for part in ndimage.find_objects(components):
+        boxes.append([int(s.start) for s in part] + [int(s.stop) for s in part])
+    return boxes
+
+
+def _write_tables(
+    recipe: Recipe, kind: Task, jobs: list[Job], results: dict[str, dict[str, Any]]
+) -> None:
+    training = [job for job in jobs if job.part == "Tr"]
+    if kind.boxes:
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(BOX_COLUMNS)
+        for job in training:
+            writer.writerows([job.name, 1, *box] for box in results[job.name]["boxes"])
+        files.write_text(recipe.out / "boxesTr.csv", table.getvalue())
+    files.write_json(
+        recipe.out / "phantom_truth.json",
+        {
+            job.name: {"phases": results[job.name]["phases"], **results[job.name]["truth"]}
+            for job in jobs
+        },
+    )
+    files.write_json(
+        recipe.out / "dataset.json",
+        {
+            "channel_names": {str(i): name for i, name in enumerate(kind.channels)},
+            "labels": {"background": 0, **kind.labels},
+            "numTraining": len(training),
+            "file_ending": recipe.file_ending,
+            "name": recipe.out.name,
+            "description": kind.description,
+            "patients": {job.name: f"phantom_{recipe.seed}_{job.name}" for job in jobs},
+        },
+    )

@@ -1,0 +1,86 @@
+"""A scan (or a box of it) -> the arrays a stage's network sees. Training and prediction share it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from renalplan.geometry import Box, Shape, Spacing, box_slices, mask_box, resampled_shape, whole_box
+from renalplan.normalisation import Rescaling, normalise
+from renalplan.plan import Plan, StagePlan
+from renalplan.resampling import resample_image, resample_labels
+
+AIR_HU = -500.0  # between air and lung on one side, fat and the table on the other
+
+
+def body_box(image: NDArray) -> Box:
+    """The box of an image (channel, z, y, x) that is not air or padding.
+
+    An image that holds air (values down to -900 HU) is cut to what is denser than -500 HU; any other
+    image to what differs from its smallest value. An image of one value stays whole.
+    """
+    box: Box | None = None
+    for channel in image:
+        low = float(channel.min())
+        inside = mask_box(channel > (AIR_HU if low <= -900 else low))
+        if inside is None:
+            continue
+        box = inside if box is None else _union(box, inside)
+    return box or whole_box(image.shape)
+
+
+def _union(first: Box, second: Box) -> Box:
+    return tuple(  # type: ignore[return-value]
+        (min(a0, b0), max(a1, b1)) for (a0, a1), (b0, b1) in zip(first, second, strict=True)
+    )
+
+
+def stage_spacing(plan: Plan, stage: StagePlan, spacing: Spacing) -> Spacing:
+    """The stage's spacing along the plan's axes; where it keeps the scan's own, the scan's."""
+    own = tuple(spacing[a] for a in plan.order)
+    return tuple(  # type: ignore[return-value]
+        mine if wanted is None else wanted for wanted, mine in zip(stage.spacing, own, strict=True)
+    )
+
+
+def stage_shape(plan: Plan, stage: StagePlan, shape: Shape, spacing: Spacing) -> Shape:
+    """Voxels along the plan's axes that a canonical (z, y, x) array has at the stage's spacing."""
+    own_spacing: Spacing = tuple(spacing[a] for a in plan.order)  # type: ignore[assignment]
+    own_shape = tuple(shape[a] for a in plan.order)
+    return resampled_shape(own_shape, own_spacing, stage_spacing(plan, stage, spacing))
+
+
+def prepare_image(
+    image: NDArray,
+    box: Box,
+    spacing: Spacing,
+    plan: Plan,
+    stage: StagePlan,
+    rules: tuple[Rescaling, ...],
+) -> NDArray[np.float32]:
+    """Crop, normalise, bring into plan order, resample.
+
+    Args:
+        image: (channel, z, y, x) canonical.
+        box: What to cut out.
+        spacing: mm along (z, y, x).
+        plan: Names the axes.
+        stage: Names the spacing.
+        rules: From `normalisation.rescalings` on the whole image.
+
+    Returns:
+        (channel, *stage shape) float32 along the plan's axes.
+    """
+    cropped = normalise(image[(..., *box_slices(box))], rules)
+    shape = stage_shape(plan, stage, cropped.shape[1:], spacing)  # type: ignore[arg-type]
+    own_spacing: Spacing = tuple(spacing[a] for a in plan.order)  # type: ignore[assignment]
+    return resample_image(plan.to_plan(cropped), shape, own_spacing)
+
+
+def prepare_labels(
+    labels: NDArray, box: Box, spacing: Spacing, plan: Plan, stage: StagePlan
+) -> NDArray:
+    """Crop, bring into plan order, resample a canonical (z, y, x) label map."""
+    cropped = labels[box_slices(box)]
+    shape = stage_shape(plan, stage, cropped.shape, spacing)  # type: ignore[arg-type]
+    return resample_labels(np.ascontiguousarray(plan.to_plan(cropped)), shape)

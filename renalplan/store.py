@@ -1,0 +1,207 @@
+"""The store: one compressed chunked array for each case (or region of a case) of a stage.
+
+A patch reads only the chunks it touches. Images are float16 (normalised values lie within a few
+units, so half precision keeps CT to about 0.1 HU), labels the smallest integer type.
+
+    preprocessed/<dataset>/<plan>/<stage>/case_0001.json          written last: the case is complete
+                                          case_0001.0.image.b2nd  first region (or the whole volume)
+                                          case_0001.0.labels.b2nd
+                                          case_0001.0.places.npz  voxels of each structure
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
+from numpy.typing import NDArray
+
+from renalplan.errors import TrainingError
+from renalplan.files import Record, atomic_file, read_record, write_json
+from renalplan.geometry import Box, Shape
+from renalplan.labels import LabelScheme
+
+PLACES_PER_STRUCTURE = 10_000
+ANNOTATED = "annotated voxels"  # what may be drawn from when a dataset has an ignore label
+CHUNK_VOXELS = 64  # chunk edge: a 128-voxel patch touches at most 27 chunks
+BLOCK_VOXELS = 16
+
+
+class StoredItem(Record):
+    """One array of a case in a store.
+
+    Attributes:
+        name: File stem, `<case>.<number>`.
+        box: The part of the canonical scan that it covers, voxels.
+        shape: Its shape along the plan's axes.
+        structures: Structure name -> voxels of it, so that sampling knows what is where.
+    """
+
+    name: str
+    box: Box
+    shape: Shape
+    structures: dict[str, int]
+
+
+class StoredCase(Record):
+    """The sidecar that says a case is complete in a stage's store.
+
+    Attributes:
+        case: Case id.
+        patient: Who it is of, so that splits can be checked against what is stored.
+        inputs: Content hash of the files it was made from.
+        recipe: Hash of everything in the plan that shaped it.
+        spacing: mm along the plan's axes.
+        items: Its arrays; none if the case has no region of interest.
+    """
+
+    case: str
+    patient: str
+    inputs: str
+    recipe: str
+    spacing: tuple[float, float, float]
+    items: tuple[StoredItem, ...]
+
+
+@dataclass(frozen=True)
+class ItemArrays:
+    """Lazily opened arrays of one stored item; cheap to make, safe to send to a worker."""
+
+    folder: Path
+    item: StoredItem
+    case: str
+
+    @cached_property
+    def image(self) -> Any:
+        """(channel, *shape) float16, chunked; slicing reads only what is asked for."""
+        return open_array(self.folder / f"{self.item.name}.image.b2nd")
+
+    @cached_property
+    def labels(self) -> Any:
+        """(1, *shape) integers, chunked; label values as in dataset.json."""
+        return open_array(self.folder / f"{self.item.name}.labels.b2nd")
+
+    @cached_property
+    def places(self) -> dict[str, NDArray[np.int32]]:
+        """Structure name -> (n, 3) voxels of it along the plan's axes."""
+        with np.load(self.folder / f"{self.item.name}.places.npz", allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+
+    def patch(
+        self, start: tuple[int, ...], size: tuple[int, ...]
+    ) -> tuple[NDArray[np.float32], NDArray]:
+        """Image (channel, *size) and labels (1, *size) from `start`; zeros beyond the border."""
+        box = [[int(a), int(a + n)] for a, n in zip(start, size, strict=True)]
+        image = crop_and_pad_nd(self.image, box, 0).astype(np.float32)
+        return image, crop_and_pad_nd(self.labels, box, 0)
+
+
+def write_item(
+    folder: Path,
+    name: str,
+    image: NDArray[np.float32],
+    labels: NDArray | None,
+    box: Box,
+    scheme: LabelScheme,
+) -> StoredItem:
+    """Write one item's files by rename; the case's sidecar comes after all its items."""
+    write_array(folder / f"{name}.image.b2nd", image.astype(np.float16))
+    structures: dict[str, int] = {}
+    if labels is not None:
+        write_array(folder / f"{name}.labels.b2nd", labels[None])
+        places, structures = find_places(labels, scheme)
+        with (
+            atomic_file(folder / f"{name}.places.npz") as temporary,
+            temporary.open("wb") as stream,
+        ):
+            np.savez_compressed(stream, **places)  # type: ignore[arg-type]
+    return StoredItem(name=name, box=box, shape=image.shape[1:], structures=structures)  # type: ignore[arg-type]
+
+
+def find_places(
+    labels: NDArray, scheme: LabelScheme
+) -> tuple[dict[str, NDArray[np.int32]], dict[str, int]]:
+    """Voxels of each structure: at most `PLACES_PER_STRUCTURE` or 1 %, drawn with a fixed seed."""
+    masks = {name: np.isin(labels, values) for name, values in scheme.foreground.items()}
+    if scheme.ignore is not None:
+        masks[ANNOTATED] = labels != scheme.ignore
+    places, counts = {}, {}
+    for number, (name, mask) in enumerate(masks.items()):
+        found = np.flatnonzero(mask)
+        counts[name] = int(found.size)
+        if found.size == 0:
+            continue
+        wanted = min(found.size, max(PLACES_PER_STRUCTURE, found.size // 100))
+        chosen = np.random.default_rng([1234, number]).choice(found, wanted, replace=False)
+        places[name] = np.stack(np.unravel_index(np.sort(chosen), labels.shape), 1).astype(np.int32)
+    return places, counts
+
+
+def write_array(path: Path, array: NDArray) -> None:
+    """Write a compressed chunked array by rename."""
+    spatial = array.shape[-3:]
+    chunks = (1,) * (array.ndim - 3) + tuple(min(n, CHUNK_VOXELS) for n in spatial)
+    blocks = tuple(min(n, BLOCK_VOXELS) for n in chunks)
+    with atomic_file(path) as temporary:
+        temporary.unlink(missing_ok=True)
+        blosc2.asarray(
+            np.ascontiguousarray(array),
+            urlpath=str(temporary),
+            mode="w",
+            chunks=chunks,
+            blocks=blocks,
+            cparams={"codec": blosc2.Codec.ZSTD, "clevel": 1},
+        )
+
+
+def open_array(path: Path) -> Any:
+    """Open a chunked array for reading.
+
+    Raises:
+        TrainingError: missing or damaged; preprocessing again mends it.
+    """
+    try:
+        # one thread an array: data workers read several at a time
+        array = blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
+    except (OSError, RuntimeError, ValueError) as problem:
+        raise TrainingError(
+            f"{path} cannot be opened ({problem}); run renalplan_plan_and_preprocess again."
+        ) from None
+    if type(array) is not blosc2.NDArray:
+        # a lazy expression in the file could compute when read; a store holds plain arrays only
+        raise TrainingError(f"{path} is not a plain array; delete it and preprocess again.")
+    return array
+
+
+def read_case(folder: Path, case: str) -> StoredCase | None:
+    """A case's sidecar, None if it is not (completely) in the store."""
+    path = folder / f"{case}.json"
+    return read_record(path, StoredCase, TrainingError) if path.is_file() else None
+
+
+def write_case(folder: Path, case: StoredCase) -> None:
+    """Commit a case: after this it counts as complete."""
+    write_json(folder / f"{case.case}.json", case)
+
+
+def open_items(folder: Path, cases: tuple[str, ...]) -> list[ItemArrays]:
+    """The arrays of these cases, in order.
+
+    Raises:
+        TrainingError: a case is not in the store.
+    """
+    found = []
+    for case in cases:
+        stored = read_case(folder, case)
+        if stored is None:
+            raise TrainingError(
+                f"{case} is not in {folder}; run renalplan_plan_and_preprocess (it continues "
+                "where it stopped)."
+            )
+        found += [ItemArrays(folder, item, case) for item in stored.items]
+    return found

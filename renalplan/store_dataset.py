@@ -1,0 +1,160 @@
+"""Dataset + Plan -> stores, case by case. A rerun does only what is missing or out of date."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from renalplan.dataset import Case
+from renalplan.errors import DatasetError
+from renalplan.files import (
+    Record,
+    content_hash,
+    read_json,
+    remove_leftovers,
+    value_hash,
+    write_json,
+)
+from renalplan.images import read_channels, read_volume
+from renalplan.labels import LabelScheme
+from renalplan.normalisation import rescalings
+from renalplan.parallel import map_cases
+from renalplan.plan import Plan, StagePlan
+from renalplan.preprocessing import body_box, prepare_image, prepare_labels, stage_spacing
+from renalplan.regions import region_boxes
+from renalplan.store import StoredCase, read_case, write_case, write_item
+
+LAYOUT = 1  # raise when the store's format or the arithmetic behind it changes
+
+
+@dataclass(frozen=True)
+class StoreJob:
+    """What every case of a dataset is preprocessed by; picklable for worker processes."""
+
+    plan: Plan
+    scheme: LabelScheme
+    folder: Path  # of the plan; stages are folders inside it
+
+
+class Inputs(Record):
+    """A case's files as they were when last hashed."""
+
+    files: dict[str, tuple[int, int]]  # path -> (size, mtime in ns)
+    hash: str
+
+
+def hash_inputs(cases: tuple[Case, ...], cache: Path) -> dict[str, str]:
+    """Content hash of each case's files; files of unchanged size and time are not read again."""
+    known = read_json(cache) if cache.is_file() else {}
+    result: dict[str, Inputs] = {}
+    for case in cases:
+        paths = [*case.images, *([case.label] if case.label else [])]
+        state = {str(p.resolve()): (p.stat().st_size, p.stat().st_mtime_ns) for p in paths}
+        old = known.get(case.id)
+        same = old and {k: tuple(v) for k, v in old.get("files", {}).items()} == state
+        result[case.id] = Inputs(files=state, hash=old["hash"] if same else content_hash(*paths))
+    write_json(cache, {case: value.model_dump(mode="json") for case, value in result.items()})
+    return {case: value.hash for case, value in result.items()}
+
+
+def recipe(plan: Plan, stage: StagePlan) -> str:
+    """Hash of what shapes a stage's arrays: an edited plan redoes only the stages it touches."""
+    return value_hash(
+        {
+            "layout": LAYOUT,
+            "axes": plan.axes,
+            "channels": [channel.model_dump(mode="json") for channel in plan.channels],
+            "spacing": stage.spacing,
+            "region": stage.region,
+            "margin_mm": stage.margin_mm if stage.region == "kidney" else None,
+            "minimum_component_ml": stage.minimum_component_ml,
+        }
+    )
+
+
+def outdated(
+    cases: tuple[Case, ...], hashes: dict[str, str], job: StoreJob, stages: list[StagePlan]
+) -> list[Case]:
+    """Cases that some stage lacks or holds an old version of."""
+    wanted = {stage.name: recipe(job.plan, stage) for stage in stages}
+
+    def current(case: Case) -> bool:
+        for name, expected in wanted.items():
+            stored = read_case(job.folder / name, case.id)
+            if stored is None or (stored.inputs, stored.recipe) != (hashes[case.id], expected):
+                return False
+        return True
+
+    return [case for case in cases if not current(case)]
+
+
+def store_dataset(
+    cases: tuple[Case, ...],
+    hashes: dict[str, str],
+    job: StoreJob,
+    stages: list[StagePlan],
+    workers: int,
+) -> Iterator[Case]:
+    """Preprocess every case that is not up to date, yielding each when it is done.
+
+    Raises:
+        RenalplanError: the first case that failed, after the others were finished.
+    """
+    for stage in stages:
+        remove_leftovers(job.folder / stage.name)
+    failure: Exception | None = None
+    todo = outdated(cases, hashes, job, stages)
+    for case, result in map_cases(store_case, todo, hashes, job, stages, workers=workers):
+        if isinstance(result, Exception):
+            failure = failure or result
+        yield case
+    if failure is not None:
+        raise failure
+
+
+def store_case(case: Case, hashes: dict[str, str], job: StoreJob, stages: list[StagePlan]) -> None:
+    """Read a case once and write all its stages; the sidecars come last."""
+    volume = read_channels(case.images)
+    labels = None
+    if case.label is not None:
+        label = read_volume(case.label, labels=True)
+        if differences := volume.grid.differences(label.grid):
+            raise DatasetError(
+                f"{case.label} does not lie on the grid of {case.images[0].name}: "
+                f"{'; '.join(differences)}."
+            )
+        labels = label.array[0]
+    body = body_box(volume.array)
+    rules = rescalings(volume.array, job.plan.channels)
+    for stage in stages:
+        boxes = [body]
+        if stage.region == "kidney":
+            if labels is None:
+                continue  # where an unlabelled scan's kidneys are is for a trained stage to say
+            mask = job.scheme.foreground_mask(labels)
+            boxes = region_boxes(
+                mask,
+                volume.spacing,
+                margin_mm=stage.margin_mm,
+                minimum_ml=stage.minimum_component_ml,
+            )
+        folder = job.folder / stage.name
+        items = []
+        for number, box in enumerate(boxes):
+            image = prepare_image(volume.array, box, volume.spacing, job.plan, stage, rules)
+            target = None
+            if labels is not None:
+                target = prepare_labels(labels, box, volume.spacing, job.plan, stage)
+            items.append(write_item(folder, f"{case.id}.{number}", image, target, box, job.scheme))
+        write_case(
+            folder,
+            StoredCase(
+                case=case.id,
+                patient=case.patient,
+                inputs=hashes[case.id],
+                recipe=recipe(job.plan, stage),
+                spacing=stage_spacing(job.plan, stage, volume.spacing),
+                items=tuple(items),
+            ),
+        )

@@ -1,0 +1,201 @@
+"""What `renalplan_train` does: checks first, then a fold (or all of them), then real validation."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from renalplan.dataset import Case, Dataset, DatasetDescription
+from renalplan.errors import RenalplanError, TrainingError, UsageError
+from renalplan.files import read_record
+from renalplan.model_folder import ModelFolder
+from renalplan.plan import Plan
+from renalplan.planning import SPLITS, find_plan
+from renalplan.splits import Fold, choose_fold, load_splits, parse_fold
+from renalplan.workspace import Workspace
+
+if TYPE_CHECKING:
+    from renalplan.trainers.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training command leaves: the model folder and mean Dice of held-out cases by fold."""
+
+    model: Path
+    folds: dict[str, dict[str, float]]
+
+
+def train(
+    task: str,
+    fold: int | str,
+    trainer: str = "UNet",
+    *,
+    settings: list[str] | None = None,
+    plan_name: str | None = None,
+    configuration: str | None = None,
+    name: str | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    progress: bool = True,
+    workspace: Workspace | None = None,
+    restart: bool = False,
+) -> Trained:
+    """Train a fold, `all` cases, or the folds in turn (`cv`), and validate on the held-out cases.
+
+    Args:
+        task: Dataset folder, name or number.
+        fold: 0 … 4, `all` or `cv`.
+        trainer: A trainer's name, or `module:Class`.
+        settings: `name=value` changes of its hyperparameters.
+        plan_name: Which plan, if the dataset has several.
+        configuration: Which of the plan's configurations; its default one if None.
+        name: Of the model folder; by default the trainer's, with plan and configuration if they are
+            not the default ones.
+        device: auto, cpu, cuda, cuda:N or mps.
+        workers: Processes that prepare batches; None takes all cores but one.
+        progress: Show a progress bar.
+        workspace: Where everything is.
+        restart: Delete what this fold has, and begin anew.
+
+    Raises:
+        UsageError: anything asked for that does not exist, before any work starts.
+    """
+    from renalplan.trainers.registry import trainer_path
+
+    trainer_path(trainer)
+    wanted = parse_fold(str(fold))
+    workspace = workspace or Workspace.find()
+    dataset = Dataset.open(workspace.dataset_folder(task))
+    plan, plan_folder = find_plan(workspace, dataset.name, plan_name)
+    stages = plan.run(configuration)
+    cases = {case.id: case for case in dataset.training_cases}
+    preprocessed = workspace.preprocessed(dataset.name)
+    patients = {case.id: case.patient for case in cases.values()}
+    splits = load_splits(preprocessed / SPLITS, patients)
+    folds = _folds(wanted, splits, tuple(cases))
+    description = read_record(preprocessed / "dataset.json", DatasetDescription)
+
+    from renalplan.trainers.registry import find_trainer
+    from renalplan.trainers.settings import parse_settings
+    from renalplan.trainers.task import Hardware, TrainingTask
+    from renalplan.trainers.trainer import open_or_create
+
+    _require_stores(plan_folder, plan, [s.name for s in stages], sorted(cases))
+    kind = find_trainer(trainer)
+    values = parse_settings(kind.Settings, settings or [])
+    used = configuration or plan.default_configuration
+    path = workspace.results(dataset.name) / (name or _model_name(trainer, plan, used))
+    others = {p.name.removeprefix("fold_") for p in path.glob("fold_*")} - folds.keys()
+    results: dict[str, dict[str, float]] = {}
+    for fold_name, split in folds.items():
+        task_of_fold = TrainingTask(
+            plan=plan,
+            configuration=used,
+            description=description,
+            fold=split,
+            fold_name=fold_name,
+            stores=plan_folder,
+            model=ModelFolder(path),
+            hardware=Hardware(device=device, workers=_data_workers(workers), progress=progress),
+        )
+        running = kind(task_of_fold, values)
+        model = open_or_create(path, running, trainer, anew=restart and not others)
+        if restart:
+            shutil.rmtree(task_of_fold.fold_folder, ignore_errors=True)
+        results[fold_name] = train_and_validate(running, model, dataset, cases)
+    if wanted == "cv":
+        from renalplan.evaluation.crossval import gather_folds
+
+        gather_folds({int(f): path / f"fold_{f}" / "validation" for f in folds}, path)
+    return Trained(model=path, folds=results)
+
+
+def train_and_validate(
+    trainer: Trainer, model: ModelFolder, dataset: Dataset, cases: dict[str, Case]
+) -> dict[str, float]:
+    """Run a fold's phases, then predict its held-out scans as any scan and score them.
+
+    Returns:
+        Structure -> mean Dice; empty if nothing is held out.
+    """
+    trainer.run()
+    task = trainer.task
+    if not task.fold.val:
+        return {}
+    from renalplan.evaluation.evaluate import evaluate_folders
+    from renalplan.images import image_ending
+    from renalplan.inference.predictor import Predictor, ScanFiles
+    from renalplan.inference.segmenter import InferenceOptions
+
+    out = task.fold_folder / "validation"
+    options = InferenceOptions(device=task.hardware.device)
+    predictor = Predictor.from_model(model, [task.fold_name], options, unfinished=True)
+    scans = [
+        ScanFiles(
+            id=c, images=cases[c].images, ending=image_ending(cases[c].images[0]) or ".nii.gz"
+        )
+        for c in task.fold.val
+    ]
+    report = predictor.predict_folder(scans, out)
+    if report.failed:
+        case, reason = next(iter(report.failed.items()))
+        raise TrainingError(f"validation of {case} failed: {reason}")
+    evaluation = evaluate_folders(
+        out, dataset.folder / "labelsTr", task.scheme, out, cases=set(task.fold.val)
+    )
+    scores = evaluation.summary.structures.items()
+    return {name: structure.scores["dice"].mean for name, structure in scores}
+
+
+def _folds(wanted: int | str, splits: list[Fold], cases: tuple[str, ...]) -> dict[str, Fold]:
+    if wanted == "all":
+        return {"all": Fold(train=cases, val=())}
+    if wanted == "cv":
+        return {str(number): fold for number, fold in enumerate(splits)}
+    return {str(wanted): choose_fold(splits, int(wanted))}
+
+
+def _model_name(trainer: str, plan: Plan, configuration: str) -> str:
+    parts = [trainer.rpartition(":")[2]]
+    if plan.name != "renal":
+        parts.append(plan.name)
+    if configuration != plan.default_configuration:
+        parts.append(configuration)
+    return "__".join(parts)
+
+
+def _require_stores(folder: Path, plan: Plan, stages: list[str], cases: list[str]) -> None:
+    """Stop before training if a stage is not (or no longer) what the plan says.
+
+    Raises:
+        UsageError: a case is missing in a store, or was stored by another version of the plan.
+    """
+    from renalplan.store import read_case
+    from renalplan.store_dataset import recipe
+
+    for stage in stages:
+        wanted = recipe(plan, plan.stage(stage))
+        for case in cases:
+            try:
+                stored = read_case(folder / stage, case)
+            except RenalplanError:
+                stored = None
+            if stored is None or stored.recipe != wanted:
+                state = "is not preprocessed" if stored is None else "was preprocessed differently"
+                raise UsageError(
+                    f"{case} {state} for the stage {stage} of plan {plan.name}; run "
+                    f"renalplan_plan_and_preprocess {plan.dataset} again: it does what is missing."
+                )
+
+
+def _data_workers(wanted: int | None) -> int:
+    """As asked for, else all cores but one, at most twelve; a single core prepares in process."""
+    from renalplan.parallel import usable_cores
+
+    return min(12, usable_cores() - 1) if wanted is None else max(0, wanted)

@@ -1,0 +1,83 @@
+"""Where things live: raw datasets, preprocessed stores, results. One folder, one variable."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from renalplan.errors import UsageError
+
+DATASET_NAME = re.compile(r"^(?:Dataset|Task)(\d+)_.+$")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder that holds `raw/`, `preprocessed/` and `results/`."""
+
+    root: Path
+
+    @classmethod
+    def find(cls, given: str | Path | None = None) -> Workspace:
+        """The given folder, else `RENALPLAN_WORKSPACE`, else `./renalplan_workspace`."""
+        chosen = given or os.environ.get("RENALPLAN_WORKSPACE") or "renalplan_workspace"
+        return cls(Path(chosen).expanduser())
+
+    @property
+    def raw_folders(self) -> list[Path]:
+        """Where datasets are looked up: our own folder, then nnU-Net's if its variable is set."""
+        theirs = os.environ.get("nnUNet_raw")  # noqa: SIM112  (nnU-Net's spelling)
+        return [self.root / "raw", *([Path(theirs)] if theirs else [])]
+
+    def preprocessed(self, dataset: str) -> Path:
+        """A dataset's fingerprint, splits, plans and stores."""
+        return self.root / "preprocessed" / dataset
+
+    def plan_folder(self, dataset: str, plan: str) -> Path:
+        """A plan and its stores, one sub-folder a stage."""
+        return self.preprocessed(dataset) / plan
+
+    def results(self, dataset: str) -> Path:
+        """A dataset's model folders, one a trainer."""
+        return self.root / "results" / dataset
+
+    def dataset_folders(self) -> list[Path]:
+        """Every dataset folder that can be named by number or name."""
+        return [
+            entry
+            for folder in self.raw_folders
+            if folder.is_dir()
+            for entry in sorted(folder.iterdir())
+            if entry.is_dir() and DATASET_NAME.match(entry.name)
+        ]
+
+    def dataset_folder(self, task: str) -> Path:
+        """The folder a TASK means: a path, a full name, or a number.
+
+        Raises:
+            UsageError: there is none, or two have the same number.
+        """
+        path = Path(task).expanduser()
+        if path.is_dir():
+            return path
+        if os.sep in task:
+            raise UsageError(f"dataset folder {task} does not exist.")
+        known = self.dataset_folders()
+        if task.isdigit():
+            found = [f for f in known if int(DATASET_NAME.match(f.name)[1]) == int(task)]  # type: ignore[index]
+        else:
+            found = [f for f in known if f.name == task]
+        if len(found) > 1:
+            raise UsageError(f"TASK {task} is ambiguous: {', '.join(str(f) for f in found)}.")
+        if found:
+            return found[0]
+        near = difflib.get_close_matches(task, [f.name for f in known], n=3, cutoff=0.4)
+        hint = (
+            f"Did you mean {' or '.join(near)}?"
+            if near
+            else "Give a path, or put the folder there."
+        )
+        looked = " and ".join(str(folder) for folder in self.raw_folders)
+        raise UsageError(f"no dataset {task!r} in {looked}. {hint}")

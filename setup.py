@@ -1,0 +1,83 @@
+"""Package metadata. The five code folders at the top level install as ONE namespace, `renalplan`."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+ROOMS = ("planners", "trainers", "inference", "evaluation")
+
+# Folder in the repository -> package that users import. Sub-packages are found by name below.
+FOLDERS = {"renalplan": "renalplan"} | {f"renalplan.{room}": room for room in ROOMS}
+
+
+def packages() -> list[str]:
+    """Every folder with an `__init__.py`, under its installed name."""
+    found = []
+    for package, folder in FOLDERS.items():
+        for init in sorted(Path(folder).rglob("__init__.py")):
+            inner = init.parent.relative_to(folder).parts
+            found.append(".".join((package, *inner)))
+    return found
+
+
+COMMANDS = {
+    "renalplan_check": "check",
+    "renalplan_plan_and_preprocess": "plan_and_preprocess",
+    "renalplan_train": "train",
+    "renalplan_predict": "predict",
+    "renalplan_evaluate": "evaluate",
+    "renalplan_phantom": "phantom",
+}
+
+setup(
+    name="renalplan",
+    version="0.1.0",
+    description="Self-configuring kidney-CT segmentation: plan, preprocess, train, predict, evaluate",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=packages(),
+    package_dir=FOLDERS,
+    package_data={"renalplan": ["py.typed"]},
+    install_requires=[
+        "torch>=2.4",
+        "SimpleITK>=2.3",
+        "batchgenerators>=0.25.1,<0.26",
+        "batchgeneratorsv2>=0.3.0,<0.4",
+        "acvl-utils>=0.2.3,<0.3",
+        "numpy>=1.26,<3",
+        "scipy>=1.11",
+        "scikit-learn>=1.6",
+        "scikit-image>=0.22",
+        "pandas>=2.1",
+        "blosc2>=3.0",
+        "pydantic>=2.6,<3",
+        "lightning-fabric>=2.3",
+        "rich>=13",
+        "matplotlib>=3.8",
+        "edt>=2.4",
+        "connected-components-3d>=3.12",
+        "safetensors>=0.4.3",
+        "tensorboard>=2.14",
+    ],
+    extras_require={
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "hypothesis>=6.100",
+            "build>=1.2",
+            "psutil>=5.9",
+        ],
+        "lint": ["ruff>=0.15", "mypy>=1.15", "pandas-stubs"],
+    },
+    entry_points={
+        "console_scripts": [f"{name} = renalplan.cli:{main}" for name, main in COMMANDS.items()],
+        "renalplan.trainers": ["UNet = renalplan.trainers.unet:UNet"],
+    },
+    classifiers=[
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Medical Science Apps.",
+    ],
+)

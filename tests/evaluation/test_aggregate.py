@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+
+from renalplan.evaluation.aggregate import by_case, spread, summarise, to_table
+from renalplan.evaluation.cases import Row
+
+
+def row(case: str, structure: str, dice: float, note: str = "", predicted_ml: float = 3.0) -> Row:
+    scores = dict.fromkeys(("dice", "iou", "sensitivity", "precision"), dice)
+    volumes = {"reference_ml": 2.0, "predicted_ml": predicted_ml}
+    return {"case": case, "structure": structure, **scores, **volumes, "note": note}
+
+
+ROWS = [
+    row("a", "kidney", 0.9),
+    row("a", "tumor", 0.4),
+    row("b", "kidney", 0.7),
+    row("b", "tumor", 0.0, "prediction empty", 0.0),
+    row("c", "kidney", 0.0, "missing", 0.0),
+    row("c", "tumor", 0.0, "missing", 0.0),
+]
+
+
+def test_numbers_of_a_structure_counted_by_hand() -> None:
+    kidney = summarise(to_table(ROWS)).structures["kidney"]
+    dice = kidney.scores["dice"]
+    assert dice.mean == pytest.approx(1.6 / 3)
+    # deviations 11/30, 5/30, -16/30: squares sum to 402/900, divided by n - 1 = 2
+    assert dice.sd == pytest.approx((402 / 900 / 2) ** 0.5)
+    assert (dice.median, dice.min) == (0.7, 0.0)
+    assert (kidney.n, kidney.worst_case, kidney.notes) == (3, "c", {"missing": 1})
+    assert kidney.volume_error_ml == pytest.approx(1.0)  # the missing case says nothing of volume
+
+
+def test_worst_case_of_a_tie_is_the_first() -> None:
+    tumor = summarise(to_table(ROWS)).structures["tumor"]
+    assert tumor.worst_case == "b"
+    assert tumor.notes == {"missing": 1, "prediction empty": 1}
+
+
+def test_structures_count_equally_in_the_mean() -> None:
+    summary = summarise(to_table(ROWS), missing=("c",), extra=("x",))
+    assert summary.means["dice"] == pytest.approx((1.6 / 3 + 0.4 / 3) / 2)
+    assert (summary.cases, summary.predictions) == (3, 2)
+
+
+def test_a_single_case_has_no_sd() -> None:
+    assert spread(to_table(ROWS[:1])["dice"]).sd is None
+
+
+def test_nothing_predicted_has_no_volume_error() -> None:
+    assert summarise(to_table(ROWS[4:])).structures["kidney"].volume_error_ml is None
+
+
+def test_cases_come_worst_first() -> None:
+    assert list(by_case(to_table(ROWS)).index) == ["c", "b", "a"]

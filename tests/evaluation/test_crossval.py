@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from renalplan.errors import DatasetError, UsageError
+from renalplan.evaluation.crossval import gather_folds
+
+HEAD = "case,structure,dice,iou,sensitivity,precision,reference_ml,predicted_ml,note\n"
+
+
+def fold(folder: Path, *rows: str) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "per_case.csv").write_text(HEAD + "".join(f"{row}\n" for row in rows))
+    return folder
+
+
+def line(case: str, dice: float, structure: str = "kidney", note: str = "") -> str:
+    return f"{case},{structure},{dice},0.5,0.5,0.5,1.0,1.0,{note}"
+
+
+def test_folds_become_one_sample(tmp_path: Path) -> None:
+    folders = {
+        1: fold(tmp_path / "1", line("NA", 0.3)),
+        0: fold(tmp_path / "0", line("007", 0.9), line("008", 0.6, note="missing")),
+    }
+    result = gather_folds(folders, tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "crossval.json").read_text())
+    dice = written["overall"]["structures"]["kidney"]["scores"]["dice"]
+    assert dice["mean"] == pytest.approx(0.6)  # of three cases, not of two fold means
+    assert dice["sd"] == pytest.approx(0.3)
+    assert dice["median"] == pytest.approx(0.6)
+    assert written["fold_means"]["kidney"]["dice"] == pytest.approx({"0": 0.75, "1": 0.3})
+    assert written["cases_of_folds"] == {"0": 2, "1": 1}
+    assert written["overall"]["missing"] == ["008"]
+    table = pd.read_csv(tmp_path / "out" / "crossval.csv", dtype=str, keep_default_na=False)
+    assert list(table["case"]) == ["007", "008", "NA"]
+    assert list(table["fold"]) == ["0", "0", "1"]
+    assert list(result.table["dice"]) == [0.9, 0.6, 0.3]
+    assert "Cross-validation, 2 folds" in (tmp_path / "out" / "summary.html").read_text()
+
+
+def test_page_can_be_left_out(tmp_path: Path) -> None:
+    result = gather_folds({0: fold(tmp_path / "0", line("a", 1))}, tmp_path / "out", page=False)
+    assert [path.name for path in result.files] == ["crossval.csv", "crossval.json"]
+
+
+def test_a_case_counts_once(tmp_path: Path) -> None:
+    folders = {i: fold(tmp_path / str(i), line("a", 1)) for i in (0, 1)}
+    with pytest.raises(DatasetError, match="a is in folds 0 and 1"):
+        gather_folds(folders, tmp_path / "out")
+
+
+def test_folds_need_the_same_structures(tmp_path: Path) -> None:
+    folders = {
+        0: fold(tmp_path / "0", line("a", 1)),
+        1: fold(tmp_path / "1", line("b", 1, "tumor")),
+    }
+    with pytest.raises(DatasetError, match="same structures"):
+        gather_folds(folders, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (None, "does not exist; evaluate this fold first"),
+        ("", "cannot be read as a table"),
+        ("case,dice\na,1\n", "lacks the columns"),
+        (HEAD, "has no rows"),
+        (HEAD + "a,kidney,good,0,0,0,0,0,\n", "cannot be read as a table"),
+        (HEAD + "a,kidney,nan,0,0,0,0,0,\n", "not finite"),
+        (HEAD + "a,kidney,,0,0,0,0,0,\n", "cannot be read as a table"),
+    ],
+)
+def test_bad_tables_are_named(tmp_path: Path, text: str | None, problem: str) -> None:
+    if text is not None:
+        (tmp_path / "per_case.csv").write_text(text)
+    with pytest.raises(DatasetError, match=problem):
+        gather_folds({0: tmp_path}, tmp_path / "out")
+
+
+def test_no_fold_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="at least one fold"):
+        gather_folds({}, tmp_path)

@@ -1,0 +1,57 @@
+"""checkpoint.pt: what an interrupted phase needs to go on as if nothing had happened."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from renalplan.errors import TrainingError
+from renalplan.files import atomic_file
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass
+class TrainingState:
+    """State after some finished epochs.
+
+    Attributes:
+        network: Its state dict.
+        optimizer: Its state dict.
+        epoch: Finished epochs; the next one to train.
+        rows: The log so far, one row an epoch.
+    """
+
+    network: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    epoch: int
+    rows: list[dict[str, float]]
+
+
+def save_checkpoint(folder: Path, state: TrainingState) -> None:
+    """Write by rename: a kill leaves the old checkpoint or the new one, never half of one."""
+    with atomic_file(folder / CHECKPOINT) as temporary:
+        torch.save(vars(state), temporary)
+
+
+def load_checkpoint(folder: Path) -> TrainingState | None:
+    """The last checkpoint, None if there is none.
+
+    Raises:
+        TrainingError: the file is damaged or holds anything but tensors and plain values.
+    """
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        return None
+    try:
+        value = torch.load(path, map_location="cpu", weights_only=True)
+        return TrainingState(**value)
+    except (pickle.UnpicklingError, RuntimeError, TypeError, EOFError, KeyError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise TrainingError(
+            f"{path} is damaged or not one of ours ({reason}); delete it to train this phase anew."
+        ) from None

@@ -1,0 +1,190 @@
+"""The training loop, once for every trained network of every trainer."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from renalplan.errors import TrainingError
+from renalplan.model_folder import WEIGHTS
+from renalplan.trainers.checkpoint import (
+    CHECKPOINT,
+    TrainingState,
+    load_checkpoint,
+    save_checkpoint,
+)
+from renalplan.trainers.loader import Batches
+from renalplan.trainers.logbook import Logbook
+from renalplan.trainers.phase import TrainedNetwork, save_weights
+from renalplan.trainers.task import Hardware, TrainingTask
+
+
+def make_fabric(hardware: Hardware) -> Fabric:
+    """Devices and precision: bf16 or fp16 autocast on a GPU, plain float32 on the CPU."""
+    kind, _, number = hardware.device.partition(":")
+    devices: Any = [int(number)] if number else 1
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    precision: Any = "32-true"
+    if kind == "cuda":
+        precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    return Fabric(accelerator=kind, devices=devices, precision=precision)
+
+
+def fit(phase: TrainedNetwork, task: TrainingTask) -> None:
+    """Train a phase's network to its end, from its last checkpoint if there is one.
+
+    Everything random is a function of the phase's seed and the step, so on the CPU an interrupted
+    and an uninterrupted run give bit-equal weights.
+
+    Raises:
+        TrainingError: the loss is not a finite number.
+    """
+    folder = phase.folder(task)
+    folder.mkdir(parents=True, exist_ok=True)
+    fabric = make_fabric(task.hardware)
+    with fabric.init_module():
+        torch.manual_seed(step_seed(phase.name, -1))
+        network = phase.build()
+    phase.initialise(network)
+    optimizer = phase.optimizer(network)
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+    state = load_checkpoint(folder)
+    if state is not None:
+        network.load_state_dict(state.network)
+        optimizer.load_state_dict(state.optimizer)
+    # 1.5 times faster on CPUs (oneDNN's kernels), and what tensor cores want on GPUs
+    network.to(memory_format=torch.channels_last_3d)
+    wrapped, wrapped_optimizer = fabric.setup(network, optimizer)
+    first = state.epoch if state else 0
+    log = Logbook(folder, list(state.rows) if state else [])
+    source = phase.training_batches(task)
+    batches = Batches(
+        source,
+        first * phase.iterations,
+        workers=task.hardware.workers,
+        pin=fabric.device.type == "cuda",
+    )
+    try:
+        with _progress_bar(phase, task, first) as show:
+            for epoch in range(first, phase.epochs):
+                row = _train_epoch(
+                    phase, fabric, wrapped, wrapped_optimizer, batches, epoch, base_rates, show
+                )
+                wrapped.eval()
+                with torch.inference_mode():
+                    row |= phase.validate(wrapped, task, fabric.device)
+                log.add(row)
+                show.finish_epoch(row)
+                save_checkpoint(
+                    folder,
+                    TrainingState(
+                        network.state_dict(), optimizer.state_dict(), epoch + 1, log.rows
+                    ),
+                )
+    finally:
+        batches.close()
+        log.close()
+    save_weights(folder / WEIGHTS, network)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _train_epoch(
+    phase: TrainedNetwork,
+    fabric: Fabric,
+    network: Any,
+    optimizer: Any,
+    batches: Batches,
+    epoch: int,
+    base_rates: list[float],
+    show: _ProgressBar,
+) -> dict[str, float]:
+    start = time.monotonic()
+    network.train()
+    steps = phase.epochs * phase.iterations
+    losses = torch.zeros((), dtype=torch.float64)
+    for step in range(epoch * phase.iterations, (epoch + 1) * phase.iterations):
+        rate = phase.rate(step, steps)
+        for group, base in zip(optimizer.param_groups, base_rates, strict=True):
+            group["lr"] = base * rate
+        torch.manual_seed(step_seed(phase.name, step))  # dropout
+        batch = _to_device(next(batches), fabric.device)
+        optimizer.zero_grad(set_to_none=True)
+        loss = phase.loss(network, batch, step)
+        fabric.backward(loss)
+        fabric.clip_gradients(
+            network, optimizer, max_norm=phase.gradient_clip, error_if_nonfinite=False
+        )
+        optimizer.step()
+        value = loss.item()
+        if value != value or abs(value) == float("inf"):
+            raise TrainingError(
+                f"phase {phase.name}: the loss became {value} at step {step}; lower the learning "
+                "rate (--set learning_rate=…). The last checkpoint is kept."
+            )
+        losses += value
+        show.step(value)
+    return {
+        "epoch": epoch,
+        "loss": float(losses / phase.iterations),
+        "learning_rate": base_rates[0] * phase.rate((epoch + 1) * phase.iterations - 1, steps),
+        "seconds": round(time.monotonic() - start, 3),
+    }
+
+
+def step_seed(phase: str, step: int) -> int:
+    """Seed of torch's generator for one step of one phase."""
+    total = step + 1
+    for character in phase:
+        total = (total * 1_000_003 + ord(character)) % 2**62
+    return total
+
+
+def _to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+
+
+class _ProgressBar:
+    """Epochs and steps with the time left, loss and pseudo Dice."""
+
+    def __init__(self, phase: TrainedNetwork, task: TrainingTask, first: int) -> None:
+        self.bar = Progress(
+            TextColumn("fold {task.fields[fold]} [bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps, left:"),
+            TimeRemainingColumn(),
+            TextColumn("loss {task.fields[loss]} {task.fields[dice]}"),
+            disable=not task.hardware.progress,
+        )
+        self.line = self.bar.add_task(
+            phase.name,
+            total=phase.epochs * phase.iterations,
+            completed=first * phase.iterations,
+            fold=task.fold_name,
+            loss="…",
+            dice="",
+        )
+
+    def __enter__(self) -> _ProgressBar:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def step(self, loss: float) -> None:
+        self.bar.update(self.line, advance=1, loss=f"{loss:.3f}")
+
+    def finish_epoch(self, row: dict[str, float]) -> None:
+        dice = [f"{v:.2f}" for k, v in row.items() if k.startswith("dice")]
+        self.bar.update(self.line, dice=f"Dice {' '.join(dice)}" if dice else "")
+
+
+def _progress_bar(phase: TrainedNetwork, task: TrainingTask, first: int) -> _ProgressBar:
+    return _ProgressBar(phase, task, first)

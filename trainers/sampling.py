@@ -1,0 +1,150 @@
+"""Which patch comes next: a pure function of (seed, step, place in the batch).
+
+Nothing is remembered between steps, so a resumed run sees the data an uninterrupted one sees,
+whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from renalplan.geometry import Shape
+from renalplan.store import ANNOTATED, ItemArrays
+
+Sample = dict[str, Any]
+Transform = Callable[..., Sample]
+
+
+class BatchSource(Protocol):
+    """Anything that makes batch number `step`; the loop asks for 0, 1, 2 …"""
+
+    def batch(self, step: int) -> dict[str, torch.Tensor]:
+        """Tensors of one training step, always the same for the same step."""
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[Generator]:
+    """A generator for `key`, with the global ones seeded from it too and restored afterwards.
+
+    Augmentation libraries draw from the global generators of numpy, torch and random; inside this
+    block they draw what `key` says, and outside nobody notices.
+    """
+    generator = np.random.default_rng(list(key))
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        np.random.seed(int(generator.integers(2**32)))
+        random.seed(int(generator.integers(2**32)))
+        torch.manual_seed(int(generator.integers(2**62)))
+        try:
+            yield generator
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
+
+
+@dataclass(frozen=True)
+class PatchSource:
+    """Random patches of stored cases, some forced to hold foreground.
+
+    Attributes:
+        items: Stored arrays to draw from; every case is equally likely, then every item of it.
+        patch: Size after augmentation.
+        margin: Voxels read beyond the patch on each side, for the transform to rotate in.
+        batch_size: Samples a batch.
+        foreground_share: Share of a batch that must hold foreground: the last
+            `batch_size - round(batch_size * (1 - share))` samples [Isensee2021].
+        transform: Augments one sample {image, segmentation}; must crop to `patch`.
+        seed: With the step it decides everything.
+        extra: Reads further segmentation channels for (item, start, size), e.g. a cascade's
+            previous stage.
+    """
+
+    items: tuple[ItemArrays, ...]
+    patch: Shape
+    margin: Shape
+    batch_size: int
+    foreground_share: float
+    transform: Transform | None
+    seed: int
+    extra: Callable[[ItemArrays, tuple[int, ...], tuple[int, ...]], NDArray] | None = None
+
+    def batch(self, step: int) -> dict[str, torch.Tensor]:
+        """Images (B, C, *patch) float32 and labels (B, 1, *patch) int16 of one step."""
+        samples = [self._sample(step, place) for place in range(self.batch_size)]
+        return {
+            "image": torch.stack([sample["image"] for sample in samples]),
+            "labels": torch.stack([sample["segmentation"] for sample in samples]),
+        }
+
+    def _sample(self, step: int, place: int) -> Sample:
+        forced = place >= round(self.batch_size * (1 - self.foreground_share))
+        with seeded(self.seed, step, place) as generator:
+            item, corner = self.draw(generator, forced)
+            start = tuple(c - m for c, m in zip(corner, self.margin, strict=True))
+            size = tuple(p + 2 * m for p, m in zip(self.patch, self.margin, strict=True))
+            image, labels = item.patch(start, size)
+            if self.extra is not None:
+                labels = np.concatenate([labels, self.extra(item, start, size)])
+            sample: Sample = {
+                "image": torch.from_numpy(image),
+                "segmentation": torch.from_numpy(labels.astype(np.int16)),
+            }
+            return self.transform(**sample) if self.transform else sample
+
+    def draw(self, generator: Generator, forced: bool) -> tuple[ItemArrays, tuple[int, ...]]:
+        """An item and the corner of a patch in it."""
+        by_case: dict[str, list[ItemArrays]] = {}
+        for item in self.items:
+            by_case.setdefault(item.case, []).append(item)
+        case = list(by_case)[generator.integers(len(by_case))]
+        item = by_case[case][generator.integers(len(by_case[case]))]
+        voxel = self._foreground_voxel(item, generator) if forced else None
+        shape = item.item.shape
+        if voxel is None:
+            return item, _random_corner(shape, self.patch, generator)
+        return item, corner_around(voxel, shape, self.patch, generator)
+
+    @staticmethod
+    def _foreground_voxel(item: ItemArrays, generator: Generator) -> NDArray[np.int32] | None:
+        present = [n for n, count in item.item.structures.items() if count and n != ANNOTATED]
+        if not present and item.item.structures.get(ANNOTATED):
+            present = [ANNOTATED]
+        if not present:
+            return None
+        places = item.places[present[generator.integers(len(present))]]
+        return np.asarray(places[generator.integers(len(places))])
+
+
+def corner_around(
+    voxel: NDArray, shape: tuple[int, ...], patch: tuple[int, ...], generator: Generator
+) -> tuple[int, ...]:
+    """A patch that holds the voxel at a uniformly random place, inside the image where it fits.
+
+    nnU-Net centres the patch on the voxel, so that a network only ever sees small structures in the
+    middle and loses them elsewhere.
+    """
+    corner = []
+    for position, size, length in zip(voxel, shape, patch, strict=True):
+        start = int(position) - int(generator.integers(length))
+        inside = min(max(start, 0), size - length)
+        corner.append(inside if size > length else (size - length) // 2)
+    return tuple(corner)
+
+
+def _random_corner(
+    shape: tuple[int, ...], patch: tuple[int, ...], generator: Generator
+) -> tuple[int, ...]:
+    """A uniformly random patch inside the image; centred along axes that are too short."""
+    return tuple(
+        int(generator.integers(size - length + 1)) if size > length else (size - length) // 2
+        for size, length in zip(shape, patch, strict=True)
+    )

@@ -1,0 +1,66 @@
+"""Hyperparameters as data: a trainer's settings, shown by --help-trainer and changed by --set."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError
+
+from renalplan.errors import UsageError
+from renalplan.files import Record
+
+
+class TrainerSettings(Record):
+    """What every trainer can be told."""
+
+    seed: int = Field(default=0, ge=0, description="decides every random draw")
+
+
+SettingsType = TypeVar("SettingsType", bound=TrainerSettings)
+
+
+def parse_settings(kind: type[SettingsType], assignments: list[str]) -> SettingsType:
+    """Settings with some values changed: `["epochs=50", "augmentation.mirror=false"]`.
+
+    Raises:
+        UsageError: not of the form name=value, unknown name (with the nearest ones), wrong type or
+            out of range.
+    """
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise UsageError(f"--set {assignment}: needs the form name=value.")
+        _check_name(kind, path)
+        place = values
+        *groups, name = path.split(".")
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[name] = None if text.lower() in ("none", "null") else text
+    try:
+        return kind.model_validate(values)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"--set {name}={first['input']}: {first['msg']}.") from None
+
+
+def _check_name(kind: type[BaseModel], path: str) -> None:
+    names = list(flat_settings(kind()))
+    if path not in names:
+        near = difflib.get_close_matches(path, names, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"settings are {', '.join(names)}."
+        raise UsageError(f"--set {path}: there is no such setting; {hint}")
+
+
+def flat_settings(settings: BaseModel, prefix: str = "") -> dict[str, tuple[Any, str]]:
+    """Dotted name -> (value, description) of every setting, nested ones included."""
+    found: dict[str, tuple[Any, str]] = {}
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, BaseModel):
+            found |= flat_settings(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = (value, field.description or "")
+    return found

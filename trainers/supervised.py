@@ -1,0 +1,145 @@
+"""Learning one of the plan's stages from labelled patches: the phase most trainers are made of."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from renalplan.plan import NetworkSpec, StagePlan
+from renalplan.trainers.augmentation import AugmentationSettings, build_augmentation
+from renalplan.trainers.cascade import PreviousLabels
+from renalplan.trainers.losses import DeepSupervision, DiceCrossEntropy, dice_counts
+from renalplan.trainers.phase import TrainedNetwork
+from renalplan.trainers.sampling import BatchSource, PatchSource
+from renalplan.trainers.settings import TrainerSettings
+from renalplan.trainers.task import TrainingTask
+
+VALIDATION_SEED = 977  # held-out patches are the same in every epoch, so figures can be compared
+
+
+class SupervisedSettings(TrainerSettings):
+    """What supervised training on patches can be told."""
+
+    epochs: int = Field(default=1000, ge=1, description="rounds of training")
+    iterations: int = Field(default=250, ge=1, description="training steps a round")
+    validation_iterations: int = Field(
+        default=50, ge=0, description="held-out batches looked at after each round"
+    )
+    batch_size: int | None = Field(
+        default=None, ge=1, description="patches a step; the plan's if unset"
+    )
+    learning_rate: float = Field(default=1e-2, gt=0)
+    momentum: float = Field(default=0.99, ge=0, lt=1)
+    weight_decay: float = Field(default=3e-5, ge=0)
+    foreground_share: float = Field(
+        default=0.33, ge=0, le=1, description="share of patches that must hold foreground"
+    )
+    gradient_clip: float = Field(default=12.0, gt=0)
+    augmentation: AugmentationSettings = AugmentationSettings()
+
+
+class SupervisedStage(TrainedNetwork):
+    """Trains a network on a stage's patches with Dice + cross-entropy, SGD and polynomial decay.
+
+    Attributes:
+        stage: The plan's stage.
+        settings: Hyperparameters.
+    """
+
+    def __init__(
+        self, name: str, stage: StagePlan, network: NetworkSpec, settings: SupervisedSettings
+    ) -> None:
+        super().__init__(name, network)
+        self.stage = stage
+        self.settings = settings
+        self.epochs = settings.epochs
+        self.iterations = settings.iterations
+        self.gradient_clip = settings.gradient_clip
+
+    def prepare(self, task: TrainingTask) -> None:
+        """Build the loss for this task's labels."""
+        self.criterion: nn.Module = DeepSupervision(
+            DiceCrossEntropy(task.scheme_of(self.stage), over_batch=self.stage.batch_dice)
+        )
+
+    def run(self, task: TrainingTask) -> None:
+        """See `Phase.run`."""
+        self.prepare(task)
+        super().run(task)
+
+    def training_batches(self, task: TrainingTask) -> BatchSource:
+        """See `TrainedNetwork.training_batches`."""
+        augmentation = build_augmentation(
+            self.stage.patch_size,
+            task.scheme,
+            self.settings.augmentation,
+            left_right_axis=task.plan.left_right_axis,
+            cascade=self.stage.previous_as_channels,
+        )
+        return PatchSource(
+            items=task.training_items(self.stage),
+            patch=self.stage.patch_size,
+            margin=augmentation.margin,
+            batch_size=self.settings.batch_size or self.stage.batch_size,
+            foreground_share=self.settings.foreground_share,
+            transform=augmentation.transform,
+            seed=self.settings.seed,
+            extra=self._previous(task),
+        )
+
+    def loss(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> Tensor:
+        """See `TrainedNetwork.loss`."""
+        self.criterion.to(batch["image"].device)
+        return self.criterion(network(batch["image"]), batch["labels"])
+
+    def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+        """See `TrainedNetwork.optimizer`."""
+        return torch.optim.SGD(
+            network.parameters(),
+            lr=self.settings.learning_rate,
+            momentum=self.settings.momentum,
+            nesterov=self.settings.momentum > 0,
+            weight_decay=self.settings.weight_decay,
+        )
+
+    def validate(
+        self, network: nn.Module, task: TrainingTask, device: torch.device
+    ) -> dict[str, float]:
+        """Pseudo Dice: pooled over held-out patches, quick to have and no replacement for whole cases."""
+        if not self.settings.validation_iterations or not task.fold.val:
+            return {}
+        scheme = task.scheme_of(self.stage)
+        source = self._held_out(task)
+        encoder = self.criterion.loss.encoder
+        counts = torch.zeros((3, len(scheme.foreground)), dtype=torch.float64, device=device)
+        for step in range(self.settings.validation_iterations):
+            batch = {k: v.to(device) for k, v in source.batch(step).items()}
+            counts += dice_counts(network(batch["image"]), batch["labels"], encoder)
+        true, false_positive, false_negative = counts.cpu()
+        dice = 2 * true / (2 * true + false_positive + false_negative).clamp_min(1)
+        return {f"dice_{name}": float(d) for name, d in zip(scheme.foreground, dice, strict=True)}
+
+    def _held_out(self, task: TrainingTask) -> PatchSource:
+        plain = build_augmentation(
+            self.stage.patch_size,
+            task.scheme,
+            AugmentationSettings(enabled=False),
+            left_right_axis=task.plan.left_right_axis,
+            cascade=self.stage.previous_as_channels,
+        )
+        return PatchSource(
+            items=task.held_out_items(self.stage),
+            patch=self.stage.patch_size,
+            margin=(0, 0, 0),
+            batch_size=self.settings.batch_size or self.stage.batch_size,
+            foreground_share=self.settings.foreground_share,
+            transform=plain.transform,
+            seed=VALIDATION_SEED,
+            extra=self._previous(task),
+        )
+
+    def _previous(self, task: TrainingTask) -> PreviousLabels | None:
+        if not self.stage.previous_as_channels:
+            return None
+        return PreviousLabels(task.fold_folder, self.stage.name)

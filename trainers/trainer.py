@@ -1,0 +1,116 @@
+"""What a trainer is: settings, a sequence of phases, and the segmenter that predicts with them."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from abc import ABC, abstractmethod
+from importlib.metadata import version
+from pathlib import Path
+from typing import ClassVar
+
+from renalplan.errors import UsageError
+from renalplan.files import remove_leftovers, write_json
+from renalplan.model_folder import FINISHED, Finished, ModelFolder, SegmenterSpec, TrainerRecord
+from renalplan.plan import NetworkSpec, StagePlan
+from renalplan.trainers.phase import NetworkPhase, Phase
+from renalplan.trainers.settings import TrainerSettings, flat_settings
+from renalplan.trainers.task import TrainingTask
+
+log = logging.getLogger(__name__)
+
+
+class Trainer(ABC):
+    """A method: override `phases`, and say in `Settings` what can be set.
+
+    Attributes:
+        Settings: The hyperparameters' schema, with the paper's values as defaults.
+        settings: Their values in this run.
+        task: What to train on.
+    """
+
+    Settings: ClassVar[type[TrainerSettings]] = TrainerSettings
+
+    def __init__(self, task: TrainingTask, settings: TrainerSettings | None = None) -> None:
+        self.task = task
+        self.settings = settings or self.Settings()
+
+    @abstractmethod
+    def phases(self) -> list[Phase]:
+        """The steps, in order; later ones see what earlier ones left in the fold's folder."""
+
+    def segmenter(self) -> SegmenterSpec:
+        """Who predicts: by default the plan's stages, each with the phase of its own name."""
+        names = {phase.name for phase in self.phases()}
+        stages = {stage.name: stage.name for stage in self.task.stages if stage.name in names}
+        return SegmenterSpec(arguments={"stages": stages})
+
+    def network_of(self, stage: StagePlan) -> NetworkSpec:
+        """The plan's network for a stage, completed with channels and heads."""
+        channels = len(self.task.plan.channels)
+        if stage.previous_as_channels:
+            channels += len(self.task.scheme.foreground)
+        arguments = {
+            **stage.network.arguments,
+            "in_channels": channels,
+            "heads": self.task.scheme_of(stage).heads,
+        }
+        return NetworkSpec(factory=stage.network.factory, arguments=arguments)
+
+    def record(self, name: str) -> TrainerRecord:
+        """What trainer.json says about this trainer."""
+        networks = {p.name: p.network for p in self.phases() if isinstance(p, NetworkPhase)}
+        return TrainerRecord(
+            trainer=name,
+            configuration=self.task.configuration,
+            settings=self.settings.model_dump(mode="json"),
+            networks=networks,
+            segmenter=self.segmenter(),
+            software={
+                "python": platform.python_version(),
+                **{package: version(package) for package in ("renalplan", "torch", "numpy")},
+            },
+        )
+
+    def run(self) -> None:
+        """Run every phase that has not run to its end yet, then mark the fold as finished."""
+        start = time.monotonic()
+        folder = self.task.fold_folder
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+        phases = self.phases()
+        for phase in phases:
+            if phase.is_done(self.task):
+                log.info("fold %s: phase %s is done already", self.task.fold_name, phase.name)
+                continue
+            remove_leftovers(phase.folder(self.task))
+            phase.run(self.task)
+        if not (folder / FINISHED).is_file():
+            names = tuple(phase.name for phase in phases)
+            write_json(folder / FINISHED, Finished(phases=names, seconds=time.monotonic() - start))
+
+
+def open_or_create(
+    path: Path, trainer: Trainer, name: str, *, anew: bool = False
+) -> ModelFolder:
+    """The model folder of this trainer, made if it is new (or to be described `anew`).
+
+    Raises:
+        UsageError: the folder holds a model of another plan, configuration or other settings.
+    """
+    record = trainer.record(name)
+    if anew or not (path / "trainer.json").is_file():
+        return ModelFolder.create(path, trainer.task.plan, trainer.task.description, record)
+    model = ModelFolder.open(path)
+    advice = "give the new model another name with --name, or delete the folder."
+    if model.plan != trainer.task.plan:
+        raise UsageError(f"{path} was trained with another plan; {advice}")
+    old, new = model.record, record
+    if (old.networks, old.segmenter, old.settings) != (new.networks, new.segmenter, new.settings):
+        before = flat_settings(type(trainer.settings).model_validate(old.settings))
+        now = flat_settings(trainer.settings)
+        changed = [f"{k} was {before[k][0]}, is {now[k][0]}" for k in now if before[k] != now[k]]
+        what = "; ".join(changed) or "other networks"
+        raise UsageError(f"{path} was trained with other settings ({what}); {advice}")
+    return model
