@@ -87,7 +87,8 @@ class Predictor:
         if not (unfinished and folds):
             folds = model.choose_folds(folds)
         spec = model.record.segmenter
-        kind = load_class(spec.factory, Segmenter, str(model.path / "trainer.json"))
+        where = str(model.path / "trainer.json")
+        kind = load_class(spec.factory, Segmenter, where)  # type: ignore[type-abstract]
         return cls([kind(model, folds, options or InferenceOptions(), **spec.arguments)])
 
     def field(self, volume: Volume) -> ProbabilityField:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,7 +86,7 @@ class WindowPredictor:
     ) -> None:
         self.device = device or torch.device("cpu")
         # about twice as fast on CPUs, and what tensor cores want on GPUs
-        self.network = network.to(self.device, memory_format=torch.channels_last_3d)
+        self.network = to_channels_last(network).to(self.device)
         self.patch = patch
         self.heads = heads
         self.step = step
@@ -128,6 +129,12 @@ class WindowPredictor:
                 result = logits if result is None else result + logits
         assert result is not None, "the empty subset is always there"
         return result / len(self.subsets)
+
+
+def to_channels_last(network: nn.Module) -> nn.Module:
+    """Lay a 3-D network's weights out channels last; PyTorch's stubs do not know the argument."""
+    module: Any = network
+    return module.to(memory_format=torch.channels_last_3d)
 
 
 def _groups(

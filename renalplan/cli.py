@@ -9,9 +9,14 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from renalplan.errors import RenalplanError, UsageError
 from renalplan.workspace import Workspace
+
+if TYPE_CHECKING:
+    from renalplan.evaluation.aggregate import Summary
+    from renalplan.planning import Planned
 
 Main = Callable[[list[str] | None], int]
 
@@ -163,7 +168,7 @@ def plan_and_preprocess(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _print_plan(planned) -> None:  # type: ignore[no-untyped-def]
+def _print_plan(planned: Planned) -> None:
     plan = planned.plan
     edited = " (edited by hand, honoured)" if planned.edited else ""
     print(f"plan {plan.name}{edited}: {planned.folder / 'plan.json'}")
@@ -326,8 +331,16 @@ def evaluate(arguments: list[str] | None = None) -> int:
     parser.add_argument("references", type=Path, metavar="GT")
     parser.add_argument("--images", type=Path, help="scans, for the pictures")
     parser.add_argument("-o", dest="out", type=Path, help="folder for tables (default: PRED)")
+    parser.add_argument(
+        "--require",
+        nargs="+",
+        default=[],
+        metavar="NAME=DICE",
+        help="exit with status 1 if a structure's mean Dice is lower",
+    )
     _add_workers(parser, "processes (default: this one)")
     given = parser.parse_args(arguments)
+    required = dict(_requirement(text) for text in given.require)
 
     from renalplan.evaluation.evaluate import evaluate_folders
 
@@ -339,7 +352,30 @@ def evaluate(arguments: list[str] | None = None) -> int:
         dice = structure.scores["dice"]
         print(f"{name}: mean Dice {dice.mean:.4f}, median {dice.median:.4f}")
     print(f"tables: {out / 'per_case.csv'}, {out / 'summary.json'}, {out / 'summary.html'}")
-    return 0
+    return _below(required, evaluation.summary)
+
+
+def _requirement(text: str) -> tuple[str, float]:
+    name, _, value = text.rpartition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise UsageError(f"--require {text}: needs the form NAME=DICE, e.g. kidney=0.9.") from None
+
+
+def _below(required: dict[str, float], summary: Summary) -> int:
+    status = 0
+    for name, least in required.items():
+        if name not in summary.structures:
+            raise UsageError(
+                f"--require {name}: there is no such structure; "
+                f"there are {', '.join(summary.structures)}."
+            )
+        mean = summary.structures[name].scores["dice"].mean
+        if mean < least:
+            print(f"{name}: mean Dice {mean:.4f} is below the required {least}", file=sys.stderr)
+            status = 1
+    return status
 
 
 @command

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from renalplan.errors import DatasetError
 from renalplan.files import atomic_file
 from renalplan.geometry import Grid, Orientation, Shape, Spacing
 
-ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 # ITK prints warnings of its own to stderr; ours say which file and what to do.
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -44,7 +45,7 @@ class Volume:
     @property
     def shape(self) -> Shape:
         """Spatial shape (z, y, x)."""
-        return self.array.shape[1:]  # type: ignore[return-value]
+        return self.array.shape[1:]
 
 
 def read_grid(path: Path) -> Grid:
@@ -84,6 +85,8 @@ def read_grid(path: Path) -> Grid:
         direction=tuple(float(d) for d in direction),
     )
     _check_grid(path, grid)
+    if path.name.endswith((".nii", ".nii.gz")):
+        _check_nifti_spacing(path)
     return grid
 
 
@@ -95,6 +98,16 @@ def _check_grid(path: Path, grid: Grid) -> None:
     values = np.asarray(grid.direction).reshape(3, 3)
     if not np.isfinite(values).all() or abs(np.linalg.det(values)) < 1e-3:
         raise DatasetError(f"{path} has a direction matrix without volume: {grid.direction}.")
+
+
+def _check_nifti_spacing(path: Path) -> None:
+    """Refuse what ITK would silently read as 1 mm: a spacing of zero, NaN or infinity."""
+    order, wide = _nifti_kind(header := _nifti_header(path))
+    place = header[112:136] if wide else header[80:92]  # pixdim[1:4]
+    stated = struct.unpack(order + ("3d" if wide else "3f"), place)
+    if not np.isfinite(stated).all() or 0 in stated:
+        values = ", ".join(f"{value:g}" for value in stated)
+        raise DatasetError(f"{path} has spacing ({values}) mm; all three must be above 0.")
 
 
 def read_volume(path: Path, *, labels: bool = False) -> Volume:
@@ -109,6 +122,8 @@ def read_volume(path: Path, *, labels: bool = False) -> Volume:
             fractional label values.
     """
     grid = read_grid(path)
+    if is_truncated(path):  # ITK would fill the rest with zeros and say nothing
+        raise DatasetError(f"{path} is truncated: it ends before its header says; copy it again.")
     try:
         image = sitk.ReadImage(str(path))
     except (RuntimeError, MemoryError) as problem:
@@ -145,7 +160,8 @@ def read_channels(paths: tuple[Path, ...]) -> Volume:
 
 
 def _as_intensities(path: Path, array: NDArray) -> NDArray[np.float32]:
-    result: NDArray[np.float32] = array.astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is reported
+        result: NDArray[np.float32] = array.astype(np.float32)
     # min and max are NaN or infinite exactly if some voxel is; two passes, no temporary mask
     if not (np.isfinite(result.min()) and np.isfinite(result.max())):
         bad = int((~np.isfinite(result)).sum())
@@ -204,18 +220,18 @@ def image_ending(path: Path) -> str | None:
 
 
 def is_truncated(path: Path) -> bool:
-    """Whether a compressed NIfTI ends before its header says, without decompressing a whole file.
+    """Whether a NIfTI file ends before its header says, without decompressing a whole file.
 
-    gzip's last four bytes hold the uncompressed size modulo 2^32. If they match the header's
+    Other formats check themselves when they are read. gzip's last four bytes hold the uncompressed size modulo 2^32. If they match the header's
     promise the file is complete; if not (cut off, or written as several gzip members), only
     decompressing tells, so that is done then.
     """
-    if not path.name.endswith(".nii.gz"):
+    if not path.name.endswith((".nii", ".nii.gz")):
         return False
     try:
-        with gzip.open(path) as stream:
-            header = stream.read(352)
-        expected = _nifti_bytes(header)
+        expected = _nifti_bytes(_nifti_header(path))
+        if not _is_gzip(path):
+            return path.stat().st_size < expected
         with path.open("rb") as raw:
             raw.seek(-4, 2)
             stated = struct.unpack("<I", raw.read(4))[0]
@@ -225,15 +241,31 @@ def is_truncated(path: Path) -> bool:
             length = 0
             while chunk := stream.read(1 << 24):
                 length += len(chunk)
-    except (OSError, EOFError, struct.error, gzip.zlib.error):  # type: ignore[attr-defined]
+    except (OSError, EOFError, ValueError, OverflowError, struct.error, zlib.error):
         return True
     return length < expected
 
 
+def _is_gzip(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(2) == b"\x1f\x8b"
+
+
+def _nifti_header(path: Path) -> bytes:
+    with gzip.open(path) if _is_gzip(path) else path.open("rb") as stream:
+        return stream.read(352)
+
+
+def _nifti_kind(header: bytes) -> tuple[str, bool]:
+    """Byte order, and whether it is NIfTI-2."""
+    order = "<" if struct.unpack("<i", header[:4])[0] in (348, 540) else ">"
+    return order, struct.unpack(order + "i", header[:4])[0] == 540
+
+
 def _nifti_bytes(header: bytes) -> int:
     """Bytes that a NIfTI-1 or -2 file of this header has, uncompressed."""
-    order = "<" if struct.unpack("<i", header[:4])[0] in (348, 540) else ">"
-    if struct.unpack(order + "i", header[:4])[0] == 540:
+    order, wide = _nifti_kind(header)
+    if wide:
         dims = struct.unpack(order + "8q", header[16:80])
         bits, offset = struct.unpack(order + "h", header[14:16])[0], header[168:176]
         start = struct.unpack(order + "q", offset)[0]

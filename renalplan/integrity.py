@@ -47,9 +47,8 @@ def quick_check(dataset: Dataset) -> None:
     """
     problems, cases = list_cases(dataset)
     for case in cases:
-        problems += _grid_problems(case)[0]
-        files = [*case.images, *([case.label] if case.label else [])]
-        problems += [_truncated(path) for path in files if is_truncated(path)]
+        found, grids = _grid_problems(case)
+        problems += [*found, *(_truncated(path) for path in grids if is_truncated(path))]
     if not problems:
         return
     more = ""

@@ -124,7 +124,8 @@ def scheme_from_json(
 
     Raises:
         DatasetError: no background, duplicate or gapped values, regions without
-            regions_class_order, an ignore label that is not the highest value, unknown pair names.
+            regions_class_order, an ignore label that is not the highest value, unknown pair names,
+            a region without the region of the other side.
     """
     named = dict(labels)
     ignore = named.pop(IGNORE, None)
@@ -152,13 +153,19 @@ def scheme_from_json(
             f"{where}: labels has regions (lists), so regions_class_order needs one value for each "
             f"of the {len(regions)} regions {list(regions)}, in painting order."
         )
-    return LabelScheme(
+    if unknown := sorted(set(regions_class_order) - set(used)):
+        raise DatasetError(
+            f"{where}: regions_class_order paints {unknown}, which labels does not declare: {used}."
+        )
+    scheme = LabelScheme(
         names=tuple(regions),
         values=tuple(regions.values()),
         region_values=tuple(regions_class_order),
         ignore=ignore,
         mirror_pairs=pairs,
     )
+    scheme.mirrored_heads()  # fails now rather than after training
+    return scheme
 
 
 def _check_values(

@@ -53,17 +53,21 @@ def map_cases(
         initializer=_limit_threads,
         initargs=(threads,),
     ) as pool:
-        futures = {pool.submit(function, item, *arguments): item for item in items}
-        for future in as_completed(futures):
-            try:
-                yield futures[future], future.result()
-            except RenalplanError as problem:
-                yield futures[future], problem
-            except BrokenProcessPool:
-                raise WorkerError(
-                    "a worker process died without a word, most often because memory ran out; "
-                    f"run again with --workers {workers // 2}: finished cases are kept."
-                ) from None
+        try:
+            futures = {pool.submit(function, item, *arguments): item for item in items}
+            for future in as_completed(futures):
+                try:
+                    result: Result | RenalplanError = future.result()
+                except RenalplanError as problem:
+                    result = problem
+                yield futures[future], result
+        except BrokenProcessPool:
+            raise WorkerError(
+                "a worker process died without a word, most often because memory ran out; "
+                f"run again with --workers {workers // 2}: finished cases are kept."
+            ) from None
+        finally:  # after a defect, or when nobody asks on, the cases that wait are not begun
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _limit_threads(threads: int) -> None:

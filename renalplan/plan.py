@@ -149,6 +149,8 @@ class Plan(Record):
                 f"{list(self.configurations)}"
             )
         for configuration, stages in self.configurations.items():
+            if not stages:
+                raise ValueError(f"configuration {configuration} has no stages")
             seen: set[str] = set()
             for stage in stages:
                 if stage not in names:

@@ -99,7 +99,7 @@ def plan_and_preprocess(
     folder = workspace.preprocessed(dataset.name)
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
-    hashes = hash_inputs(cases, folder / "inputs.json")
+    hashes = hash_inputs(cases, folder / "inputs.json", _meaning(dataset))
     fingerprint = load_fingerprint(dataset, cases, hashes, folder, workers, progress)
     write_json(folder / "dataset.json", dataset.description)
     load_splits(folder / SPLITS, {case.id: case.patient for case in cases})
@@ -112,6 +112,12 @@ def plan_and_preprocess(
     for _ in track(done, todo, "preprocess", progress):
         pass
     return Planned(plan=plan, folder=plan_folder, edited=edited, stored=todo)
+
+
+def _meaning(dataset: Dataset) -> str:
+    """Hash of what dataset.json says about the files: an edited one counts as changed files."""
+    scheme = dataset.scheme
+    return value_hash([dataset.description.channels, scheme.names, scheme.values, scheme.ignore])
 
 
 def default_workers(cases: int) -> int:

@@ -116,7 +116,7 @@ def _dataset_name(workspace: Workspace, task: str) -> str:
     """The dataset's name; its raw folder need not be there any more."""
     results = workspace.root / "results"
     known = sorted(p.name for p in results.iterdir() if p.is_dir()) if results.is_dir() else []
-    if task.isdigit():
+    if task.isdecimal():
         for name in known:
             match = DATASET_NAME.match(name)
             if match and int(match[1]) == int(task):

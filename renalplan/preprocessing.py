@@ -72,7 +72,7 @@ def prepare_image(
         (channel, *stage shape) float32 along the plan's axes.
     """
     cropped = normalise(image[(..., *box_slices(box))], rules)
-    shape = stage_shape(plan, stage, cropped.shape[1:], spacing)  # type: ignore[arg-type]
+    shape = stage_shape(plan, stage, cropped.shape[1:], spacing)
     own_spacing: Spacing = tuple(spacing[a] for a in plan.order)  # type: ignore[assignment]
     return resample_image(plan.to_plan(cropped), shape, own_spacing)
 
@@ -82,5 +82,5 @@ def prepare_labels(
 ) -> NDArray:
     """Crop, bring into plan order, resample a canonical (z, y, x) label map."""
     cropped = labels[box_slices(box)]
-    shape = stage_shape(plan, stage, cropped.shape, spacing)  # type: ignore[arg-type]
+    shape = stage_shape(plan, stage, cropped.shape, spacing)
     return resample_labels(np.ascontiguousarray(plan.to_plan(cropped)), shape)

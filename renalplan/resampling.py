@@ -131,7 +131,7 @@ def resample_labels(labels: NDArray, shape: Shape) -> NDArray:
         box = mask_box(mask)
         assert box is not None, "the value was counted"
         reach = [
-            m[:, a:b].any(axis=1).nonzero()[0] for m, (a, b) in zip(matrices, box, strict=True)
+            np.flatnonzero(m[:, a:b].any(axis=1)) for m, (a, b) in zip(matrices, box, strict=True)
         ]
         if any(len(rows) == 0 for rows in reach):
             continue  # thinner than the new voxels and between their centres

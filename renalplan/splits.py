@@ -67,6 +67,8 @@ def load_splits(path: Path, patients: dict[str, str]) -> list[Fold]:
     if isinstance(value, list):
         value = {"folds": value}
     splits = parse_record(value, _Splits, str(path)).folds
+    if not splits:
+        raise DatasetError(f"{path} has no folds; delete it to have new folds made.")
     for number, fold in enumerate(splits):
         _check(path, number, fold, patients)
     return splits
@@ -96,7 +98,7 @@ def parse_fold(text: str) -> int | str:
     """
     if text in ("all", "cv"):
         return text
-    if text.isdigit():
+    if text.isdecimal():
         return int(text)
     raise UsageError(f"FOLD {text!r} is not a number from 0, 'all' or 'cv'.")
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import blosc2
 import numpy as np
@@ -89,16 +90,31 @@ class ItemArrays:
     @cached_property
     def places(self) -> dict[str, NDArray[np.int32]]:
         """Structure name -> (n, 3) voxels of it along the plan's axes."""
-        with np.load(self.folder / f"{self.item.name}.places.npz", allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        path = self.folder / f"{self.item.name}.places.npz"
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        except (OSError, ValueError, EOFError, BadZipFile) as problem:
+            raise TrainingError(
+                f"{path} cannot be read ({problem}); delete it if it is there and run "
+                "renalplan_plan_and_preprocess again."
+            ) from None
 
     def patch(
         self, start: tuple[int, ...], size: tuple[int, ...]
     ) -> tuple[NDArray[np.float32], NDArray]:
         """Image (channel, *size) and labels (1, *size) from `start`; zeros beyond the border."""
         box = [[int(a), int(a + n)] for a, n in zip(start, size, strict=True)]
-        image = crop_and_pad_nd(self.image, box, 0).astype(np.float32)
-        return image, crop_and_pad_nd(self.labels, box, 0)
+        try:
+            image = crop_and_pad_nd(self.image, box, 0).astype(np.float32)
+            return image, crop_and_pad_nd(self.labels, box, 0)
+        except RuntimeError as problem:
+            if isinstance(problem, TrainingError):
+                raise
+            raise TrainingError(
+                f"{self.folder / self.item.name}.*.b2nd is damaged ({problem}); delete these files "
+                "and run renalplan_plan_and_preprocess again."
+            ) from None
 
 
 def write_item(
@@ -120,7 +136,7 @@ def write_item(
             temporary.open("wb") as stream,
         ):
             np.savez_compressed(stream, **places)  # type: ignore[arg-type]
-    return StoredItem(name=name, box=box, shape=image.shape[1:], structures=structures)  # type: ignore[arg-type]
+    return StoredItem(name=name, box=box, shape=image.shape[1:], structures=structures)
 
 
 def find_places(
@@ -163,14 +179,15 @@ def open_array(path: Path) -> Any:
     """Open a chunked array for reading.
 
     Raises:
-        TrainingError: missing or damaged; preprocessing again mends it.
+        TrainingError: missing, damaged, or something else than a plain array.
     """
     try:
         # one thread an array: data workers read several at a time
         array = blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
     except (OSError, RuntimeError, ValueError) as problem:
         raise TrainingError(
-            f"{path} cannot be opened ({problem}); run renalplan_plan_and_preprocess again."
+            f"{path} cannot be opened ({problem}); delete it if it is there and run "
+            "renalplan_plan_and_preprocess again."
         ) from None
     if type(array) is not blosc2.NDArray:
         # a lazy expression in the file could compute when read; a store holds plain arrays only
@@ -182,6 +199,17 @@ def read_case(folder: Path, case: str) -> StoredCase | None:
     """A case's sidecar, None if it is not (completely) in the store."""
     path = folder / f"{case}.json"
     return read_record(path, StoredCase, TrainingError) if path.is_file() else None
+
+
+def has_files(folder: Path, item: StoredItem) -> bool:
+    """Whether an item's files are there; only labelled items name structures."""
+    endings = ["image.b2nd", *(["labels.b2nd", "places.npz"] if item.structures else [])]
+    return all((folder / f"{item.name}.{ending}").is_file() for ending in endings)
+
+
+def forget_case(folder: Path, case: str) -> None:
+    """Declare a case incomplete, before its arrays are written anew."""
+    (folder / f"{case}.json").unlink(missing_ok=True)
 
 
 def write_case(folder: Path, case: StoredCase) -> None:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from renalplan.dataset import Case
-from renalplan.errors import DatasetError
+from renalplan.errors import DatasetError, TrainingError
 from renalplan.files import (
     Record,
     content_hash,
-    read_json,
+    read_record,
     remove_leftovers,
     value_hash,
     write_json,
@@ -23,7 +23,14 @@ from renalplan.parallel import map_cases
 from renalplan.plan import Plan, StagePlan
 from renalplan.preprocessing import body_box, prepare_image, prepare_labels, stage_spacing
 from renalplan.regions import region_boxes
-from renalplan.store import StoredCase, read_case, write_case, write_item
+from renalplan.store import (
+    StoredCase,
+    forget_case,
+    has_files,
+    read_case,
+    write_case,
+    write_item,
+)
 
 LAYOUT = 1  # raise when the store's format or the arithmetic behind it changes
 
@@ -44,18 +51,35 @@ class Inputs(Record):
     hash: str
 
 
-def hash_inputs(cases: tuple[Case, ...], cache: Path) -> dict[str, str]:
-    """Content hash of each case's files; files of unchanged size and time are not read again."""
-    known = read_json(cache) if cache.is_file() else {}
-    result: dict[str, Inputs] = {}
+class InputTable(Record):
+    """inputs.json: what every case's files were when last hashed."""
+
+    cases: dict[str, Inputs]
+
+
+def hash_inputs(cases: tuple[Case, ...], cache: Path, meaning: str = "") -> dict[str, str]:
+    """Content hash of each case's files; files of unchanged size and time are not read again.
+
+    Args:
+        cases: The cases.
+        cache: Where sizes, times and hashes are kept.
+        meaning: Hash of what dataset.json says about the files, made part of every case's hash.
+    """
+    known = read_record(cache, InputTable).cases if cache.is_file() else {}
+    table: dict[str, Inputs] = {}
     for case in cases:
         paths = [*case.images, *([case.label] if case.label else [])]
         state = {str(p.resolve()): (p.stat().st_size, p.stat().st_mtime_ns) for p in paths}
         old = known.get(case.id)
-        same = old and {k: tuple(v) for k, v in old.get("files", {}).items()} == state
-        result[case.id] = Inputs(files=state, hash=old["hash"] if same else content_hash(*paths))
-    write_json(cache, {case: value.model_dump(mode="json") for case, value in result.items()})
-    return {case: value.hash for case, value in result.items()}
+        unchanged = old is not None and old.files == state
+        table[case.id] = (
+            old if unchanged and old else Inputs(files=state, hash=content_hash(*paths))
+        )
+    write_json(cache, InputTable(cases=table))
+    return {
+        case: value_hash([inputs.hash, meaning]) if meaning else inputs.hash
+        for case, inputs in table.items()
+    }
 
 
 def recipe(plan: Plan, stage: StagePlan) -> str:
@@ -77,16 +101,21 @@ def outdated(
     cases: tuple[Case, ...], hashes: dict[str, str], job: StoreJob, stages: list[StagePlan]
 ) -> list[Case]:
     """Cases that some stage lacks or holds an old version of."""
-    wanted = {stage.name: recipe(job.plan, stage) for stage in stages}
+    return [case for case in cases if not all(is_current(case, hashes, job, s) for s in stages)]
 
-    def current(case: Case) -> bool:
-        for name, expected in wanted.items():
-            stored = read_case(job.folder / name, case.id)
-            if stored is None or (stored.inputs, stored.recipe) != (hashes[case.id], expected):
-                return False
-        return True
 
-    return [case for case in cases if not current(case)]
+def is_current(case: Case, hashes: dict[str, str], job: StoreJob, stage: StagePlan) -> bool:
+    """Whether a stage holds a case whole, made from these files by this plan."""
+    folder = job.folder / stage.name
+    try:
+        stored = read_case(folder, case.id)
+    except TrainingError:
+        return False  # a damaged sidecar is as good as none
+    return (
+        stored is not None
+        and (stored.inputs, stored.recipe) == (hashes[case.id], recipe(job.plan, stage))
+        and all(has_files(folder, item) for item in stored.items)
+    )
 
 
 def store_dataset(
@@ -114,7 +143,7 @@ def store_dataset(
 
 
 def store_case(case: Case, hashes: dict[str, str], job: StoreJob, stages: list[StagePlan]) -> None:
-    """Read a case once and write all its stages; the sidecars come last."""
+    """Read a case once and write the stages that are not up to date; the sidecars come last."""
     volume = read_channels(case.images)
     labels = None
     if case.label is not None:
@@ -128,6 +157,8 @@ def store_case(case: Case, hashes: dict[str, str], job: StoreJob, stages: list[S
     body = body_box(volume.array)
     rules = rescalings(volume.array, job.plan.channels)
     for stage in stages:
+        if is_current(case, hashes, job, stage):
+            continue
         boxes = [body]
         if stage.region == "kidney":
             if labels is None:
@@ -140,6 +171,7 @@ def store_case(case: Case, hashes: dict[str, str], job: StoreJob, stages: list[S
                 minimum_ml=stage.minimum_component_ml,
             )
         folder = job.folder / stage.name
+        forget_case(folder, case.id)  # a kill from here on must not leave the old sidecar standing
         items = []
         for number, box in enumerate(boxes):
             image = prepare_image(volume.array, box, volume.spacing, job.plan, stage, rules)

@@ -29,7 +29,9 @@ class Workspace:
     def raw_folders(self) -> list[Path]:
         """Where datasets are looked up: our own folder, then nnU-Net's if its variable is set."""
         theirs = os.environ.get("nnUNet_raw")  # noqa: SIM112  (nnU-Net's spelling)
-        return [self.root / "raw", *([Path(theirs)] if theirs else [])]
+        ours = self.root / "raw"
+        same = theirs is not None and Path(theirs).resolve() == ours.resolve()
+        return [ours, *([Path(theirs)] if theirs and not same else [])]
 
     def preprocessed(self, dataset: str) -> Path:
         """A dataset's fingerprint, splits, plans and stores."""
@@ -65,7 +67,7 @@ class Workspace:
         if os.sep in task:
             raise UsageError(f"dataset folder {task} does not exist.")
         known = self.dataset_folders()
-        if task.isdigit():
+        if task.isdecimal():
             found = [f for f in known if int(DATASET_NAME.match(f.name)[1]) == int(task)]  # type: ignore[index]
         else:
             found = [f for f in known if f.name == task]

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from renalplan.errors import TrainingError
+from renalplan.inference.sliding_window import to_channels_last
 from renalplan.model_folder import WEIGHTS
 from renalplan.trainers.checkpoint import (
     CHECKPOINT,
@@ -59,7 +60,7 @@ def fit(phase: TrainedNetwork, task: TrainingTask) -> None:
         network.load_state_dict(state.network)
         optimizer.load_state_dict(state.optimizer)
     # 1.5 times faster on CPUs (oneDNN's kernels), and what tensor cores want on GPUs
-    network.to(memory_format=torch.channels_last_3d)
+    network = to_channels_last(network)
     wrapped, wrapped_optimizer = fabric.setup(network, optimizer)
     first = state.epoch if state else 0
     log = Logbook(folder, list(state.rows) if state else [])

@@ -91,9 +91,7 @@ class Trainer(ABC):
             write_json(folder / FINISHED, Finished(phases=names, seconds=time.monotonic() - start))
 
 
-def open_or_create(
-    path: Path, trainer: Trainer, name: str, *, anew: bool = False
-) -> ModelFolder:
+def open_or_create(path: Path, trainer: Trainer, name: str, *, anew: bool = False) -> ModelFolder:
     """The model folder of this trainer, made if it is new (or to be described `anew`).
 
     Raises:

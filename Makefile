@@ -1,0 +1,47 @@
+# Two commands on a fresh machine:
+#   make demo   set up, then run the whole way on a small phantom dataset (pictures and a report)
+#   make test   set up, then lint, types and tests
+# PYTHON chooses the interpreter that makes the virtual environment; VENV where it goes.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint types setup clean
+
+setup: $(STAMP)
+
+$(STAMP): setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt "torch==2.13.0"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,lint]"
+	touch $(STAMP)
+
+DEMO := demo
+DEMO_DATA := $(DEMO)/raw/Dataset901_Phantom
+DEMO_SCHEDULE := epochs=5 iterations=30 validation_iterations=4 optimizer=adamw learning_rate=0.004 foreground_share=0.67
+
+demo: $(STAMP)
+	rm -rf $(DEMO)
+	$(BIN)/renalplan_phantom $(DEMO_DATA) --cases 10 --test_cases 3 --seed 7 --size 64 96 96
+	$(BIN)/renalplan_check $(DEMO_DATA)
+	$(BIN)/renalplan_plan_and_preprocess 901 --workspace $(DEMO) --gpu_memory 0.5 --base_features 8
+	$(BIN)/renalplan_train 901 0 UNet --workspace $(DEMO) --set $(DEMO_SCHEDULE)
+	$(BIN)/renalplan_train 901 1 UNet --workspace $(DEMO) --set $(DEMO_SCHEDULE)
+	$(BIN)/renalplan_predict -i $(DEMO_DATA)/imagesTs -o $(DEMO)/segmentations --workspace $(DEMO)
+	$(BIN)/renalplan_evaluate $(DEMO)/segmentations $(DEMO_DATA)/labelsTs --images $(DEMO_DATA)/imagesTs -o $(DEMO)/report --require kidney=0.85
+	@echo "open $(DEMO)/report/summary.html"
+
+test: lint types
+	$(BIN)/pytest tests
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/python tests/check_types.py
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info

@@ -1,0 +1,217 @@
+"""Losses against plain NumPy, written as the formulas read."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from renalplan.labels import LabelScheme
+from renalplan.trainers.losses import (
+    DeepSupervision,
+    DiceCrossEntropy,
+    TargetEncoder,
+    dice_counts,
+    masked_mean,
+    shrink,
+    soft_dice,
+)
+
+SHAPE = (2, 1, 3, 4, 5)
+CLASSES = LabelScheme(names=("background", "kidney", "tumour"), values=((0,), (1,), (2,)))
+REGIONS = LabelScheme(
+    names=("organ", "tumour"), values=((1, 2), (2,)), region_values=(1, 2)
+)
+SCHEMES = {
+    "classes": CLASSES,
+    "classes with ignore": LabelScheme(names=CLASSES.names, values=CLASSES.values, ignore=3),
+    "regions": REGIONS,
+    "regions with ignore": LabelScheme(
+        names=REGIONS.names, values=REGIONS.values, region_values=(1, 2), ignore=3
+    ),
+}
+
+
+def _dice(p: NDArray, g: NDArray, over_batch: bool, smooth: float = 1e-5) -> float:
+    """(2 |PG| + s) / (|P| + |G| + s), mean over structures (and samples)."""
+    found = []
+    samples = [slice(None)] if over_batch else [slice(b, b + 1) for b in range(len(p))]
+    for sample in samples:
+        for k in range(p.shape[1]):
+            a, b = p[sample, k], g[sample, k]
+            found.append((2 * (a * b).sum() + smooth) / (a.sum() + b.sum() + smooth))
+    return float(np.mean(found))
+
+
+def _reference(logits: NDArray, labels: NDArray, scheme: LabelScheme, over_batch: bool) -> float:
+    """Cross-entropy minus Dice, voxel by voxel, in double precision."""
+    logits = logits.astype(np.float64)
+    known = np.ones_like(labels, bool) if scheme.ignore is None else labels != scheme.ignore
+    target = np.stack([np.isin(labels[:, 0], v) for v in scheme.values], 1) & known
+    if scheme.has_regions:
+        p = 1 / (1 + np.exp(-logits))
+        # -log p = log(1 + exp(-l)), -log(1 - p) = log(1 + exp(l))
+        entropy = np.where(target, np.logaddexp(0, -logits), np.logaddexp(0, logits)).mean(1)
+    else:
+        log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        p = np.exp(log_p)
+        entropy = -(log_p * target).sum(1)
+        p, target = p[:, 1:], target[:, 1:]
+    mask = known[:, 0]
+    mean = entropy[mask].mean() if mask.any() else 0.0
+    return mean - _dice(p * known, target.astype(float), over_batch)
+
+
+def _draw(scheme: LabelScheme, kind: str) -> tuple[Tensor, Tensor]:
+    rng = np.random.default_rng(5)
+    logits = rng.normal(0, 2, (SHAPE[0], scheme.heads, *SHAPE[2:])).astype(np.float32)
+    labels = rng.integers(0, max(scheme.all_values) + 1, SHAPE)
+    if kind == "extreme":
+        logits = np.where(logits > 0, 50, -50).astype(np.float32)
+    if kind == "empty structure":
+        labels[labels == 2] = 0
+    if kind == "nothing but background":
+        labels[:] = 0
+    if kind == "all ignored":
+        labels[:] = scheme.ignore or 0
+    return torch.from_numpy(logits), torch.from_numpy(labels.astype(np.int16))
+
+
+@pytest.mark.parametrize("over_batch", [False, True], ids=["a sample", "over batch"])
+@pytest.mark.parametrize(
+    "kind", ["random", "extreme", "empty structure", "nothing but background", "all ignored"]
+)
+@pytest.mark.parametrize("name", SCHEMES)
+def test_dice_cross_entropy_is_what_numpy_computes(name: str, kind: str, over_batch: bool) -> None:
+    scheme = SCHEMES[name]
+    logits, labels = _draw(scheme, kind)
+    loss = DiceCrossEntropy(scheme, over_batch=over_batch)(logits, labels)
+    expected = _reference(logits.numpy(), labels.numpy(), scheme, over_batch)
+    assert float(loss) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["classes with ignore", "regions with ignore"])
+def test_a_patch_where_all_is_ignored_scores_minus_one_and_teaches_nothing(name: str) -> None:
+    logits, labels = _draw(SCHEMES[name], "all ignored")
+    logits.requires_grad_()
+    loss = DiceCrossEntropy(SCHEMES[name])(logits, labels)
+    loss.backward()
+    assert float(loss) == pytest.approx(-1)  # no cross-entropy, and empty against empty is Dice 1
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+@pytest.mark.parametrize("name", ["classes with ignore", "regions with ignore"])
+def test_what_is_said_of_ignored_voxels_does_not_matter(name: str) -> None:
+    scheme = SCHEMES[name]
+    logits, labels = _draw(scheme, "random")
+    other = torch.where(labels == scheme.ignore, -7.0, 0.0) + logits
+    loss = DiceCrossEntropy(scheme)
+    assert float(loss(logits, labels)) == pytest.approx(float(loss(other, labels)))
+
+
+@pytest.mark.parametrize("over_batch", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_soft_dice_has_the_gradient_of_its_value(over_batch: bool, masked: bool) -> None:
+    torch.manual_seed(0)
+    p = torch.rand(2, 2, 2, 3, 2, dtype=torch.float64, requires_grad=True)
+    target = (torch.rand(2, 2, 2, 3, 2) > 0.5).double()
+    mask = (torch.rand(2, 1, 2, 3, 2) > 0.3).double() if masked else None
+    assert torch.autograd.gradcheck(
+        lambda x: soft_dice(x, target, mask, over_batch=over_batch), (p,)
+    )
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_dice_cross_entropy_has_the_gradient_of_its_value(name: str) -> None:
+    # the loss computes in float32, so differences of 1e-2 and a tolerance to match
+    scheme = SCHEMES[name]
+    torch.manual_seed(0)
+    logits = torch.randn(2, scheme.heads, 2, 2, 2, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(0, max(scheme.all_values) + 1, (2, 1, 2, 2, 2))
+    loss = DiceCrossEntropy(scheme)
+    assert torch.autograd.gradcheck(
+        lambda x: loss(x, labels), (logits,), eps=1e-2, atol=2e-3, rtol=1e-2
+    )
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_gradients_of_extreme_logits_are_finite(name: str) -> None:
+    logits, labels = _draw(SCHEMES[name], "extreme")
+    logits.requires_grad_()
+    DiceCrossEntropy(SCHEMES[name])(logits, labels).backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+def test_soft_dice_of_two_half_overlapping_boxes_is_one_half() -> None:
+    p, g = torch.zeros(2, 1, 1, 1, 1, 4).unbind()
+    p[..., 0:2] = 1
+    g[..., 1:3] = 1
+    assert float(soft_dice(p, g)) == pytest.approx(2 * 1 / (2 + 2), abs=1e-5)
+
+
+class Counted(nn.Module):
+    """Returns the mean logit, and remembers the labels it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, ...]] = []
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        self.seen.append(tuple(labels.shape[2:]))
+        return logits.mean()
+
+
+def test_three_resolutions_weigh_two_thirds_one_third_and_nothing() -> None:
+    inner = Counted()
+    outputs = [torch.full((1, 2, n, n, n), value) for n, value in ((8, 3.0), (4, 6.0), (2, 1e9))]
+    total = DeepSupervision(inner)(outputs, torch.zeros(1, 1, 8, 8, 8, dtype=torch.int16))
+    assert float(total) == pytest.approx((1 * 3 + 0.5 * 6) / 1.5)
+    assert inner.seen == [(8, 8, 8), (4, 4, 4)]  # the coarsest is not even computed
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_one_resolution_is_its_own_mean(as_list: bool) -> None:
+    output = torch.full((1, 2, 4, 4, 4), 5.0)
+    labels = torch.zeros(1, 1, 4, 4, 4, dtype=torch.int16)
+    total = DeepSupervision(Counted())([output] if as_list else output, labels)
+    assert float(total) == 5
+
+
+def test_labels_shrink_to_values_that_were_there() -> None:
+    labels = torch.zeros(1, 1, 4, 4, 4, dtype=torch.int16)
+    labels[..., 2:] = 300  # above what half precision or bytes hold exactly
+    small = shrink(labels, torch.zeros(1, 3, 2, 2, 2))
+    assert small.dtype == torch.int16
+    assert small[0, 0, 0, 0].tolist() == [0, 300]
+    assert shrink(labels, torch.zeros(1, 3, 4, 4, 4)) is labels
+
+
+def test_dice_counts_count_voxels_of_each_structure() -> None:
+    #                      0  1  2  3  4  5
+    truth = torch.tensor([[0, 1, 1, 2, 2, 0]])
+    said = torch.tensor([[1, 1, 0, 2, 1, 2]])
+    logits = nn.functional.one_hot(said, 3).movedim(-1, 1).float()[..., None, None]
+    counts = dice_counts(logits, truth[:, None, :, None, None], TargetEncoder(CLASSES))
+    # kidney: right at 1, too much at 0 and 4, missed at 2; tumour: right at 3, 5 too much, 4 missed
+    assert counts.tolist() == [[1, 1], [2, 1], [1, 1]]
+
+
+def test_dice_counts_of_regions_overlap_and_leave_out_what_is_ignored() -> None:
+    truth = torch.tensor([[0, 1, 2, 3]])
+    organ, tumour = [1, 1, -1, 1], [-1, 1, 1, 1]
+    logits = torch.tensor([[organ, tumour]]).float()[..., None, None]
+    scheme = SCHEMES["regions with ignore"]
+    counts = dice_counts(logits, truth[:, None, :, None, None], TargetEncoder(scheme))
+    # organ is voxels 1 and 2: hit 1, missed 2, too much 0; tumour is 2: hit, too much 1; 3 is ignored
+    assert counts.tolist() == [[1, 1], [1, 1], [1, 0]]
+
+
+def test_masked_mean_divides_by_what_counts() -> None:
+    values = torch.tensor([1.0, 2.0, 30.0])
+    assert float(masked_mean(values, torch.tensor([1.0, 1.0, 0.0]))) == 1.5
+    assert float(masked_mean(values, torch.zeros(3))) == 0
+    assert float(masked_mean(values, None)) == 11
