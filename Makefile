@@ -20,13 +20,13 @@ $(STAMP): setup.py constraints.txt
 
 DEMO := demo
 DEMO_DATA := $(DEMO)/raw/Dataset901_Phantom
-DEMO_SCHEDULE := epochs=5 iterations=30 validation_iterations=4 optimizer=adamw learning_rate=0.004 foreground_share=0.67
+DEMO_SCHEDULE := epochs=6 iterations=40 validation_iterations=5 optimizer=adamw learning_rate=0.004 foreground_share=0.67
 
 demo: $(STAMP)
 	rm -rf $(DEMO)
 	$(BIN)/renalplan_phantom $(DEMO_DATA) --cases 10 --test_cases 3 --seed 7 --size 64 96 96
 	$(BIN)/renalplan_check $(DEMO_DATA)
-	$(BIN)/renalplan_plan_and_preprocess 901 --workspace $(DEMO) --gpu_memory 0.5 --base_features 8
+	$(BIN)/renalplan_plan_and_preprocess 901 --workspace $(DEMO) --gpu_memory 0.12 --base_features 12
 	$(BIN)/renalplan_train 901 0 UNet --workspace $(DEMO) --set $(DEMO_SCHEDULE)
 	$(BIN)/renalplan_train 901 1 UNet --workspace $(DEMO) --set $(DEMO_SCHEDULE)
 	$(BIN)/renalplan_predict -i $(DEMO_DATA)/imagesTs -o $(DEMO)/segmentations --workspace $(DEMO)

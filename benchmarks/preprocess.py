@@ -21,23 +21,27 @@ import sysconfig
 import tempfile
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
+import psutil  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from renalplan.dataset import Case, Dataset
 from renalplan.errors import RenalplanError
-from renalplan.geometry import Box, Grid, box_shape, box_slices
-from renalplan.images import read_channels, read_volume, write_volume
+from renalplan.files import read_record
+from renalplan.geometry import Box, Grid, Orientation, box_shape, box_slices
+from renalplan.images import read_channels, read_grid, read_volume, write_volume
 from renalplan.parallel import usable_cores
 from renalplan.phantom import make_phantom_dataset
 from renalplan.plan import Plan
-from renalplan.store import ItemArrays, open_array, read_case
+from renalplan.planners.fingerprint import Fingerprint
+from renalplan.planners.options import PlanOptions
+from renalplan.planners.planner import make_plan
+from renalplan.store import ItemArrays, StoredCase, open_array, read_case
 
 POLL_S = 0.2
 BORDER_VOXELS = 8  # cut off on every side before arrays are compared: spline ends differ there
@@ -74,12 +78,13 @@ class Side:
 
 @dataclass(frozen=True)
 class Run:
-    """One measured run: seconds of wall clock and of all cores together, bytes."""
+    """One measured run: seconds of wall clock and of all cores together, bytes, stored voxels."""
 
     wall_s: float
     cpu_s: float
     peak_bytes: int
     output_bytes: int
+    voxels: int
 
 
 class PeakMemory(threading.Thread):
@@ -130,11 +135,13 @@ def measure(side: Side, log: Path) -> Run:
     side.out.mkdir(parents=True)
     cpu, start = children_cpu_s(), time.perf_counter()
     peak = run_command(side.command, side.environment, log)
+    wall = time.perf_counter() - start
     return Run(
-        wall_s=time.perf_counter() - start,
+        wall_s=wall,
         cpu_s=children_cpu_s() - cpu,
         peak_bytes=peak,
         output_bytes=sum(p.stat().st_size for p in side.out.rglob("*") if p.is_file()),
+        voxels=stored_voxels(side.out),
     )
 
 
@@ -183,7 +190,7 @@ def nnunet_environment(work: Path) -> dict[str, str]:
 
 
 def make_sides(work: Path, nnunet: Path, workers: int) -> tuple[Side, Side, Side]:
-    """NnU-Net, renalplan doing the same work, and renalplan as it comes."""
+    """NnU-Net, renalplan doing the same work (its target spacing is still to be added), default."""
     count = str(workers)
     theirs = Side(
         name="nnU-Net",
@@ -211,6 +218,30 @@ def make_sides(work: Path, nnunet: Path, workers: int) -> tuple[Side, Side, Side
         ours("renalplan, same work", "renalplan_same", *same),
         ours("renalplan, its default", "renalplan_default"),
     )
+
+
+def nnunet_spacing(work: Path, dataset: Dataset) -> tuple[float, ...]:
+    """The spacing nnU-Net planned, in mm along the canonical (z, y, x)."""
+    plans = json.loads((work / "nnunet_preprocessed" / DATASET / "nnUNetPlans.json").read_text())
+    planned = plans["configurations"][CONFIGURATION]["spacing"]
+    by_file_axis = [planned[a] for a in plans["transpose_backward"]]
+    orientation = Orientation.of(read_grid(dataset.training_cases[0].images[0]))
+    return tuple(float(by_file_axis[a]) for a in orientation.order)
+
+
+def own_spacing(work: Path) -> tuple[float | None, ...]:
+    """What our `nnunet` planner chooses if it is not told, along the canonical (z, y, x)."""
+    path = work / "renalplan_same" / "preprocessed" / DATASET / "fingerprint.json"
+    fingerprint = read_record(path, Fingerprint)
+    plan = make_plan(fingerprint, PlanOptions(planner="nnunet"), len(fingerprint.cases))
+    planned = plan.stage(CONFIGURATION).spacing
+    return tuple(planned[plan.order.index(a)] for a in range(3))
+
+
+def stored_voxels(out: Path) -> int:
+    """Image voxels in all arrays below a folder, whichever program wrote them."""
+    images = [p for p in out.rglob("*.b2nd") if not p.name.endswith(("_seg.b2nd", ".labels.b2nd"))]
+    return sum(int(np.prod(open_array(path).shape)) for path in images)
 
 
 def link_dataset(folder: Path, work: Path) -> Path:
@@ -242,24 +273,49 @@ def warm_up(dataset: Dataset, sides: tuple[Side, ...]) -> None:
 # ---------------------------------------------------------------- do both store the same?
 
 
-def compare_case(work: Path, nnunet: Path, dataset: Dataset) -> dict[str, Any]:
-    """How far our stored case is from nnU-Net's, for the case with the fewest voxels stored.
+def compare_cases(work: Path, nnunet: Path, dataset: Dataset) -> list[dict[str, Any]]:
+    """How far our stored cases are from nnU-Net's: the smallest thin- and thick-sliced case.
 
     We cut off the air around the body and nnU-Net does not, so nnU-Net preprocesses a copy of the
     case that is cut to our box: then both resample the same voxels onto the same grid.
+    """
+    plan_path = next((work / "renalplan_same" / "preprocessed" / DATASET).glob("*/plan.json"))
+    plan, stage = Plan.load(plan_path), plan_path.parent / CONFIGURATION
+    chosen: dict[bool, tuple[Case, StoredCase]] = {}
+    sizes: dict[bool, int] = {}
+    for case in dataset.training_cases:
+        stored = read_case(stage, case.id)
+        if stored is None:
+            raise BenchmarkError(f"renalplan has not stored {case.id}")
+        thick = is_thick(read_grid(case.images[0]).spacing, stored.spacing)
+        size = int(np.prod(stored.items[0].shape))
+        if size < sizes.get(thick, size + 1):
+            sizes[thick], chosen[thick] = size, (case, stored)
+    return [
+        {"thick_slices": thick} | compare_case(work, nnunet, dataset, plan, stage, *pair)
+        for thick, pair in sorted(chosen.items())
+    ]
+
+
+def is_thick(*spacings: tuple[float, ...]) -> bool:
+    """Whether nnU-Net takes the nearest slice along z: one spacing over three times another."""
+    return any(max(spacing) > 3 * min(spacing) for spacing in spacings)
+
+
+def compare_case(
+    work: Path,
+    nnunet: Path,
+    dataset: Dataset,
+    plan: Plan,
+    stage: Path,
+    case: Case,
+    stored: StoredCase,
+) -> dict[str, Any]:
+    """Compare one case.
 
     Returns:
         Differences in HU and shares of equal labels, or `{"not_compared": reason}`.
     """
-    plan_path = next((work / "renalplan_same" / "preprocessed" / DATASET).glob("*/plan.json"))
-    plan, stage = Plan.load(plan_path), plan_path.parent / CONFIGURATION
-    stored = {
-        case.id: sidecar
-        for case in dataset.training_cases
-        if (sidecar := read_case(stage, case.id)) is not None
-    }
-    chosen = min(dataset.training_cases, key=lambda case: np.prod(stored[case.id].items[0].shape))
-    sidecar = stored[chosen.id]
     theirs = json.loads((work / "nnunet_preprocessed" / DATASET / "nnUNetPlans.json").read_text())
     settings = theirs["configurations"][CONFIGURATION]
     if settings["normalization_schemes"][0] != "CTNormalization":
@@ -267,25 +323,26 @@ def compare_case(work: Path, nnunet: Path, dataset: Dataset) -> dict[str, Any]:
     # along the same axes as ours, whatever the orientation of the files
     theirs |= {"transpose_forward": list(plan.order), "dataset_name": COPY}
     theirs["transpose_backward"] = [int(a) for a in np.argsort(plan.order)]
-    spacing_differs = sorted(settings["spacing"]) != sorted(sidecar.spacing)
-    settings["spacing"] = list(sidecar.spacing)
-    folder = preprocess_copy(work, nnunet, dataset, chosen, sidecar.items[0].box, theirs)
-    mine = ItemArrays(stage, sidecar.items[0], chosen.id)
-    known, statistics_of = plan.channels[0].intensities, _nnunet_statistics(theirs)
+    settings["spacing"] = list(stored.spacing)
+    folder = preprocess_copy(work, nnunet, dataset, case, stored.items[0].box, theirs)
+    mine = ItemArrays(stage, stored.items[0], case.id)
+    known, other = plan.channels[0].intensities, _nnunet_statistics(theirs)
+    their_image = np.asarray(open_array(folder / f"{case.id}.b2nd")[0])
     found = differences(
         np.asarray(mine.image[0], np.float32) * known.std + known.mean,
-        np.asarray(open_array(folder / f"{chosen.id}.b2nd")[0]) * statistics_of["std"]
-        + statistics_of["mean"],
+        their_image * other["std"] + other["mean"],
         np.asarray(mine.labels[0]),
-        np.asarray(open_array(folder / f"{chosen.id}_seg.b2nd")[0]),
+        np.asarray(open_array(folder / f"{case.id}_seg.b2nd")[0]),
         limits=(
-            max(known.percentile_00_5, statistics_of["percentile_00_5"]),
-            min(known.percentile_99_5, statistics_of["percentile_99_5"]),
+            max(known.percentile_00_5, other["percentile_00_5"]),
+            min(known.percentile_99_5, other["percentile_99_5"]),
         ),
     )
-    facts = {"case": chosen.id, "shape": list(sidecar.items[0].shape)}
-    facts |= {"spacing_mm": list(sidecar.spacing), "planned_spacing_differs": spacing_differs}
-    return facts | found
+    return found | {
+        "case": case.id,
+        "shape": list(stored.items[0].shape),
+        "spacing_mm": list(stored.spacing),
+    }
 
 
 def _nnunet_statistics(plans: dict[str, Any]) -> dict[str, float]:
@@ -379,8 +436,6 @@ def machine_facts(nnunet: Path) -> dict[str, Any]:
 
 def dataset_facts(dataset: Dataset) -> dict[str, Any]:
     """Number of cases and their sizes along the files' (z, y, x)."""
-    from renalplan.images import read_grid
-
     grids = [read_grid(case.images[0]) for case in dataset.training_cases]
     return {
         "cases": len(grids),
@@ -401,18 +456,20 @@ def medians(runs: list[Run]) -> Run:
 def table(runs: dict[str, list[Run]], theirs: str, ours: str) -> str:
     """Medians of each side, and theirs over ours."""
     lines = [
-        f"{'':24}{'runs':>6}{'wall s':>10}{'CPU s':>10}{'peak GB':>10}{'output GB':>11}",
+        f"{'':24}{'runs':>6}{'wall s':>10}{'CPU s':>10}{'peak GB':>10}{'output GB':>11}{'Mvoxels':>10}",
     ]
     middle = {name: medians(of) for name, of in runs.items()}
     for name, run in middle.items():
         lines.append(
             f"{name:24}{len(runs[name]):>6}{run.wall_s:>10.1f}{run.cpu_s:>10.1f}"
             f"{run.peak_bytes / 1e9:>10.2f}{run.output_bytes / 1e9:>11.3f}"
+            f"{run.voxels / 1e6:>10.1f}"
         )
     a, b = middle[theirs], middle[ours]
     lines.append(
         f"{'nnU-Net / same work':30}{a.wall_s / b.wall_s:>10.2f}{a.cpu_s / b.cpu_s:>10.2f}"
         f"{a.peak_bytes / b.peak_bytes:>10.2f}{a.output_bytes / b.output_bytes:>11.2f}"
+        f"{a.voxels / b.voxels:>10.2f}"
     )
     pairs = [x.wall_s / y.wall_s for x, y in zip(runs[theirs], runs[ours], strict=True)]
     lines.append(f"wall ratio of each pair: {', '.join(f'{pair:.2f}' for pair in pairs)}")
@@ -427,15 +484,31 @@ def quality_text(quality: dict[str, Any]) -> str:
     spacing = " x ".join(f"{s:.4g}" for s in quality["spacing_mm"])
     foreground = quality["equal_foreground_labels"]
     share = "none there" if foreground is None else f"{100 * foreground:.4f} %"
-    warning = " (nnU-Net planned another spacing!)" if quality["planned_spacing_differs"] else ""
+    slices = (
+        "thick slices: nnU-Net takes the nearest, we interpolate"
+        if quality["thick_slices"]
+        else "thin slices"
+    )
     return (
-        f"same case stored by both ({quality['case']}, {shape} at {spacing} mm{warning}), "
+        f"same case stored by both ({quality['case']}, {shape} at {spacing} mm; {slices}), "
         f"{BORDER_VOXELS} voxels of border left out:\n"
         f"  difference: mean {quality['mean_difference_hu']:.3f} HU, "
         f"99.9th percentile {quality['p99_9_difference_hu']:.3f} HU\n"
         f"  equal labels: {100 * quality['equal_labels']:.4f} % of all voxels, "
         f"of voxels that either side calls foreground: {share}"
     )
+
+
+def spacing_text(theirs: tuple[float, ...], own: tuple[float | None, ...]) -> str:
+    """The spacing both sides used, and a warning if our planner would have chosen another."""
+
+    def listed(values: tuple[float | None, ...]) -> str:
+        return " x ".join("own" if s is None else f"{s:.4g}" for s in values)
+
+    text = f"target spacing (z, y, x) of both: {listed(theirs)} mm, as nnU-Net planned it"
+    if None in own or not np.allclose(np.asarray(own, float), theirs, rtol=1e-3):
+        text += f"\nNOTE: left to itself, renalplan's planner nnunet chooses {listed(own)} mm here"
+    return text
 
 
 def facts_text(machine: dict[str, Any], data: dict[str, Any], workers: int) -> str:
@@ -503,20 +576,28 @@ def benchmark(given: argparse.Namespace, nnunet: Path, work: Path) -> None:
     plan = [(side, n) for n in range(given.repeats) for side in (theirs, ours)] + [(default, 0)]
     runs: dict[str, list[Run]] = {side.name: [] for side in sides}
     for side, number in plan:
+        if side is ours:
+            spacing = [f"{s!r}" for s in nnunet_spacing(work, dataset)]
+            side = replace(side, command=(*side.command, "--spacing", *spacing))
         run = measure(side, work / "logs" / f"{side.out.name}_{number}.txt")
         runs[side.name].append(run)
         print(f"{side.name}: {run.wall_s:.1f} s, {run.peak_bytes / 1e9:.2f} GB", file=sys.stderr)
-    quality = compare_case(work, nnunet, dataset)
+    quality = compare_cases(work, nnunet, dataset)
     machine, data = machine_facts(nnunet), dataset_facts(dataset)
     print(facts_text(machine, data, given.workers))
     print(table(runs, theirs.name, ours.name))
-    print(quality_text(quality))
+    print(spacing_text(nnunet_spacing(work, dataset), own_spacing(work)))
+    print("\n".join(quality_text(of) for of in quality))
     if given.json is not None:
         everything = {
             "machine": machine,
             "dataset": data,
             "workers": given.workers,
             "runs": {name: [asdict(run) for run in of] for name, of in runs.items()},
+            "spacing_mm": {
+                "nnunet": nnunet_spacing(work, dataset),
+                "renalplan_left_to_itself": own_spacing(work),
+            },
             "quality": quality,
         }
         given.json.write_text(json.dumps(everything, indent=2) + "\n")

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import blosc2
@@ -14,7 +15,14 @@ from numpy.typing import NDArray
 
 from renalplan.dataset import find_images, require_channels
 from renalplan.errors import ModelError, PredictionError, RenalplanError, UsageError
-from renalplan.files import atomic_file, read_json, value_hash, write_json
+from renalplan.files import (
+    Record,
+    atomic_file,
+    content_hash,
+    read_record,
+    value_hash,
+    write_json,
+)
 from renalplan.geometry import Grid, Spacing
 from renalplan.images import ENDINGS, Volume, image_ending, read_channels, write_volume
 from renalplan.imports import load_class
@@ -34,14 +42,32 @@ class ScanFiles:
     images: tuple[Path, ...]
     ending: str
 
+    def fingerprint(self) -> str:
+        """Changes when the case's files do: a result is only kept for the files it came from."""
+        stats = [(path.resolve(), path.stat()) for path in self.images if path.exists()]
+        return value_hash([(str(p), s.st_size, s.st_mtime_ns) for p, s in stats])
+
 
 @dataclass
 class PredictionReport:
     """What became of every case: `done`, `kept` (was there already) or the reason it failed."""
 
+    inputs: dict[str, str] = field(default_factory=dict)  # case -> what its files were
     done: dict[str, float] = field(default_factory=dict)  # case -> seconds
     kept: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+
+
+class ReportFile(Record):
+    """predict_report.json: which job filled the folder, from which inputs, with what success."""
+
+    job: str
+    models: list[str]
+    folds: list[list[str]]
+    inputs: dict[str, str]
+    done_seconds: dict[str, float]
+    kept: list[str]
+    failed: dict[str, str]
 
 
 class Predictor:
@@ -161,14 +187,15 @@ class Predictor:
             UsageError: `out` holds predictions of another model and `overwrite` is not given.
         """
         out.mkdir(parents=True, exist_ok=True)
-        self._claim(out, overwrite)
-        report = PredictionReport()
+        before = {} if overwrite else self._earlier_inputs(out)
+        report = PredictionReport(inputs=dict(before))
         for scan in scans:
             state = "done"
             wanted = [out / f"{scan.id}{scan.ending}"]
             if save_probabilities:
                 wanted.append(out / f"{scan.id}.probabilities.b2nd")
-            if all(path.exists() for path in wanted) and not overwrite:
+            state_of_inputs = scan.fingerprint()
+            if before.get(scan.id) == state_of_inputs and all(p.exists() for p in wanted):
                 report.kept.append(scan.id)
                 state = "kept"
             else:
@@ -176,6 +203,7 @@ class Predictor:
                 try:
                     self.predict_files(scan, out, save_probabilities=save_probabilities)
                     report.done[scan.id] = round(time.monotonic() - start, 2)
+                    report.inputs[scan.id] = state_of_inputs
                 except RenalplanError as problem:
                     state = report.failed[scan.id] = str(problem)
             self._write_report(out, report)
@@ -185,10 +213,14 @@ class Predictor:
 
     def job(self) -> str:
         """Fingerprint of models, folds and options: same job, same results."""
+        return self._job
+
+    @cached_property
+    def _job(self) -> str:
         parts = []
         for member in self.members:
             weights = [
-                (str(p.relative_to(member.model.path)), p.stat().st_size, p.stat().st_mtime_ns)
+                (str(p.relative_to(member.model.path)), content_hash(p))
                 for fold in member.folds
                 for p in sorted(member.model.fold_folder(fold).glob("*/*.safetensors"))
             ]
@@ -196,25 +228,29 @@ class Predictor:
             parts.append([weights, member.folds, options.step, options.tta])
         return value_hash([parts, self.weights])
 
-    def _claim(self, out: Path, overwrite: bool) -> None:
+    def _earlier_inputs(self, out: Path) -> dict[str, str]:
+        """What an earlier run of the same job predicted here, and from which files."""
         path = out / REPORT
         if not path.is_file():
-            return
-        if read_json(path, PredictionError).get("job") != self.job() and not overwrite:
+            return {}
+        earlier = read_record(path, ReportFile, PredictionError)
+        if earlier.job != self.job():
             raise UsageError(
                 f"{out} holds predictions of another model or other options; "
                 "choose another output folder, or add --overwrite."
             )
+        return earlier.inputs
 
     def _write_report(self, out: Path, report: PredictionReport) -> None:
-        value = {
-            "job": self.job(),
-            "models": [str(member.model.path) for member in self.members],
-            "folds": [member.folds for member in self.members],
-            "done_seconds": report.done,
-            "kept": report.kept,
-            "failed": report.failed,
-        }
+        value = ReportFile(
+            job=self.job(),
+            models=[str(member.model.path) for member in self.members],
+            folds=[member.folds for member in self.members],
+            inputs=report.inputs,
+            done_seconds=report.done,
+            kept=report.kept,
+            failed=report.failed,
+        )
         write_json(out / REPORT, value)
 
 

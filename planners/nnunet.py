@@ -147,9 +147,11 @@ def plan_nnunet(fingerprint: Fingerprint, options: PlanOptions, training_cases: 
             f"planner {options.planner} has no kidney regions; use --planner renal for "
             "--cascade locate."
         )
-    target = target_spacing(fingerprint, options.spacing)
+    # nnU-Net crops to what is not zero, which leaves the air around a CT in
+    shapes = fingerprint.shapes_nonzero
+    target = target_spacing(fingerprint, options.spacing, shapes)
     order = coarsest_first(target.spacing)
-    shape = median_shape(fingerprint, target.spacing)
+    shape = median_shape(fingerprint, target.spacing, shapes)
     run = _Planner(
         fingerprint=fingerprint,
         options=options,

@@ -50,13 +50,21 @@ def mm(values: Sequence[float | None]) -> str:
     return " x ".join("own" if v is None else f"{v:.3g}" for v in values) + " mm"
 
 
-def target_spacing(fingerprint: Fingerprint, wanted: Spacing | None = None) -> TargetSpacing:
-    """The median spacing; across the slices of clearly anisotropic data the 10th percentile."""
+def target_spacing(
+    fingerprint: Fingerprint, wanted: Spacing | None = None, shapes: NDArray | None = None
+) -> TargetSpacing:
+    """The median spacing; across the slices of clearly anisotropic data the 10th percentile.
+
+    Args:
+        fingerprint: Of the dataset.
+        wanted: A spacing to take instead, mm along (z, y, x).
+        shapes: (case, 3) voxels to judge anisotropy by; those after the crop to non-air if None.
+    """
     if wanted is not None:
         return TargetSpacing(spacing=wanted, reason=f"asked for: {mm(wanted)}.")
     spacings = fingerprint.spacings
     target = np.percentile(spacings, 50, axis=0)
-    shape = np.percentile(fingerprint.shapes, 50, axis=0)
+    shape = np.percentile(fingerprint.shapes if shapes is None else shapes, 50, axis=0)
     worst = int(np.argmax(target))
     others = [a for a in range(3) if a != worst]
     reason = f"median spacing of {len(spacings)} cases is {mm(target.tolist())}"
@@ -155,10 +163,16 @@ def coarse_axis_first(spacing: Spacing) -> tuple[Order, str]:
     )
 
 
-def median_shape(fingerprint: Fingerprint, spacing: Spacing) -> NDArray[np.float64]:
-    """Median over cases of the cropped shape at this spacing, (z, y, x); may end in .5."""
-    shapes = np.round(fingerprint.spacings / np.asarray(spacing) * fingerprint.shapes)
-    return np.asarray(np.median(shapes, axis=0), np.float64)
+def median_shape(
+    fingerprint: Fingerprint, spacing: Spacing, shapes: NDArray | None = None
+) -> NDArray[np.float64]:
+    """Median over cases of the shape at this spacing, (z, y, x); may end in .5.
+
+    `shapes` as in `target_spacing`.
+    """
+    shapes = fingerprint.shapes if shapes is None else shapes
+    resampled = np.round(fingerprint.spacings / np.asarray(spacing) * shapes)
+    return np.asarray(np.median(resampled, axis=0), np.float64)
 
 
 def _spacing(values: Sequence[float] | NDArray) -> Spacing:

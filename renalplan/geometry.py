@@ -57,7 +57,7 @@ class Grid:
 
 
 def _round(values: tuple[float, ...]) -> str:
-    return "(" + ", ".join(f"{value:.4g}" for value in values) + ")"
+    return "(" + ", ".join(f"{value + 0.0:.4g}" for value in values) + ")"  # + 0.0: no "-0"
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from renalplan import nifti
 from renalplan.errors import DatasetError
 from renalplan.files import atomic_file
 from renalplan.geometry import Grid, Orientation, Shape, Spacing
@@ -85,7 +83,7 @@ def read_grid(path: Path) -> Grid:
         direction=tuple(float(d) for d in direction),
     )
     _check_grid(path, grid)
-    if path.name.endswith((".nii", ".nii.gz")):
+    if path.name.endswith(nifti.ENDINGS):
         _check_nifti_spacing(path)
     return grid
 
@@ -101,13 +99,24 @@ def _check_grid(path: Path, grid: Grid) -> None:
 
 
 def _check_nifti_spacing(path: Path) -> None:
-    """Refuse what ITK would silently read as 1 mm: a spacing of zero, NaN or infinity."""
-    order, wide = _nifti_kind(header := _nifti_header(path))
-    place = header[112:136] if wide else header[80:92]  # pixdim[1:4]
-    stated = struct.unpack(order + ("3d" if wide else "3f"), place)
-    if not np.isfinite(stated).all() or 0 in stated:
-        values = ", ".join(f"{value:g}" for value in stated)
+    """Refuse a spacing that ITK would take for 1 mm."""
+    try:
+        spacing = nifti.read_header(path).spacing
+    except nifti.DAMAGE as problem:
+        raise DatasetError(f"{path} cannot be read as an image: {problem}.") from None
+    if not np.isfinite(spacing).all() or 0 in spacing:
+        values = ", ".join(f"{value:g}" for value in spacing)
         raise DatasetError(f"{path} has spacing ({values}) mm; all three must be above 0.")
+
+
+def _check_nifti_values(path: Path) -> None:
+    """Refuse NaN and infinity, which ITK reads from a NIfTI file as 0."""
+    try:
+        bad = nifti.count_not_finite(path)
+    except nifti.DAMAGE as problem:
+        raise DatasetError(f"{path} is damaged ({problem}); copy it again.") from None
+    if bad:
+        raise DatasetError(f"{path} has {bad} voxels that are NaN or infinite; repair the file.")
 
 
 def read_volume(path: Path, *, labels: bool = False) -> Volume:
@@ -122,7 +131,7 @@ def read_volume(path: Path, *, labels: bool = False) -> Volume:
             fractional label values.
     """
     grid = read_grid(path)
-    if is_truncated(path):  # ITK would fill the rest with zeros and say nothing
+    if nifti.is_truncated(path):  # ITK would fill the rest with zeros and say nothing
         raise DatasetError(f"{path} is truncated: it ends before its header says; copy it again.")
     try:
         image = sitk.ReadImage(str(path))
@@ -134,6 +143,8 @@ def read_volume(path: Path, *, labels: bool = False) -> Volume:
     array = sitk.GetArrayViewFromImage(image)
     if array.ndim == 4:
         array = array[0]
+    if array.dtype.kind == "f":
+        _check_nifti_values(path)
     array = _as_labels(path, array) if labels else _as_intensities(path, array)
     orientation = Orientation.of(grid)
     canonical = np.ascontiguousarray(orientation.apply(array))
@@ -217,66 +228,6 @@ def write_file_array(path: Path, array: NDArray, grid: Grid) -> None:
 def image_ending(path: Path) -> str | None:
     """The image format ending of a file name, None if it is not one we read."""
     return next((ending for ending in ENDINGS if path.name.endswith(ending)), None)
-
-
-def is_truncated(path: Path) -> bool:
-    """Whether a NIfTI file ends before its header says, without decompressing a whole file.
-
-    Other formats check themselves when they are read. gzip's last four bytes hold the uncompressed size modulo 2^32. If they match the header's
-    promise the file is complete; if not (cut off, or written as several gzip members), only
-    decompressing tells, so that is done then.
-    """
-    if not path.name.endswith((".nii", ".nii.gz")):
-        return False
-    try:
-        expected = _nifti_bytes(_nifti_header(path))
-        if not _is_gzip(path):
-            return path.stat().st_size < expected
-        with path.open("rb") as raw:
-            raw.seek(-4, 2)
-            stated = struct.unpack("<I", raw.read(4))[0]
-        if stated >= expected % 2**32 and stated - expected % 2**32 < 2**20:
-            return False
-        with gzip.open(path) as stream:
-            length = 0
-            while chunk := stream.read(1 << 24):
-                length += len(chunk)
-    except (OSError, EOFError, ValueError, OverflowError, struct.error, zlib.error):
-        return True
-    return length < expected
-
-
-def _is_gzip(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(2) == b"\x1f\x8b"
-
-
-def _nifti_header(path: Path) -> bytes:
-    with gzip.open(path) if _is_gzip(path) else path.open("rb") as stream:
-        return stream.read(352)
-
-
-def _nifti_kind(header: bytes) -> tuple[str, bool]:
-    """Byte order, and whether it is NIfTI-2."""
-    order = "<" if struct.unpack("<i", header[:4])[0] in (348, 540) else ">"
-    return order, struct.unpack(order + "i", header[:4])[0] == 540
-
-
-def _nifti_bytes(header: bytes) -> int:
-    """Bytes that a NIfTI-1 or -2 file of this header has, uncompressed."""
-    order, wide = _nifti_kind(header)
-    if wide:
-        dims = struct.unpack(order + "8q", header[16:80])
-        bits, offset = struct.unpack(order + "h", header[14:16])[0], header[168:176]
-        start = struct.unpack(order + "q", offset)[0]
-    else:
-        dims = struct.unpack(order + "8h", header[40:56])
-        bits = struct.unpack(order + "h", header[72:74])[0]
-        start = int(struct.unpack(order + "f", header[108:112])[0])
-    count = 1
-    for n in dims[1 : 1 + max(0, min(7, dims[0]))]:
-        count *= max(1, n)
-    return start + count * bits // 8
 
 
 def _require_file(path: Path) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from renalplan.dataset import Case, Dataset, find_images
 from renalplan.errors import DatasetError, RenalplanError
 from renalplan.geometry import Grid
-from renalplan.images import image_ending, is_truncated, read_grid, read_volume
-from renalplan.labels import LabelScheme
+from renalplan.images import image_ending, read_grid, read_volume
+from renalplan.labels import LabelScheme, values_in
+from renalplan.nifti import is_truncated
 from renalplan.parallel import map_cases
 
 Report = Callable[[str], None]
@@ -117,7 +116,7 @@ def check_case(case: Case, scheme: LabelScheme) -> list[str]:
             labels = read_volume(case.label, labels=True).array[0]
         except DatasetError as problem:
             return [*problems, str(problem)]
-        values = np.flatnonzero(np.bincount(labels.ravel())).tolist()
+        values = values_in(labels)
         if unknown := sorted(set(values) - set(scheme.all_values)):
             problems.append(
                 f"{case.label} holds label values {unknown} that dataset.json does not declare "

@@ -114,6 +114,17 @@ class LabelScheme:
             ) from None
 
 
+def values_in(labels: NDArray) -> list[int]:
+    """The values an unsigned label map holds, ascending.
+
+    A look-up table, not a count: `bincount` would turn the whole map into 64-bit integers first.
+    """
+    seen = np.zeros(np.iinfo(labels.dtype).max + 1, bool)
+    for plane in labels:
+        seen[plane] = True
+    return [int(value) for value in np.flatnonzero(seen)]
+
+
 def scheme_from_json(
     labels: dict[str, int | list[int]],
     regions_class_order: list[int] | None,

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from renalplan.geometry import Shape, box_slices, mask_box
+from renalplan.labels import values_in
 
 ANISOTROPY = 3.0  # nnU-Net's threshold: coarser axes than this are not interpolated with cubics
 
@@ -124,7 +125,7 @@ def resample_labels(labels: NDArray, shape: Shape) -> NDArray:
     best = np.zeros(shape, np.float32)
     total = np.zeros(shape, np.float32)
     matrices = [linear_matrix(old, new) for old, new in zip(labels.shape, shape, strict=True)]
-    for value in np.flatnonzero(np.bincount(labels.ravel())):
+    for value in values_in(labels):
         if value == 0:
             continue
         mask = labels == value

@@ -28,7 +28,7 @@ from batchgeneratorsv2.transforms.utils.pseudo2d import (
     Convert3DTo2DTransform,
 )
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from renalplan.files import Record
@@ -40,6 +40,8 @@ FLAT_PATCH = 3.0  # a patch this much thinner along its first axis is only rotat
 
 class AugmentationSettings(Record):
     """How training patches are varied; probabilities and ranges are nnU-Net's."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     enabled: bool = Field(default=True, description="false trains on plain crops")
     rotation_probability: float = Field(default=0.2, ge=0, le=1)
@@ -148,19 +150,28 @@ def build_augmentation(
     if not settings.enabled:
         return Augmentation(ComposeTransforms(tail), (0, 0, 0))
     flat = patch[0] == 1 or max(patch) / patch[0] > FLAT_PATCH
-    steps: list[BasicTransform] = [*_spatial(patch, settings, flat)]
-    if settings.intensity:
-        steps += _intensity(flat)
+    spatial = _spatial(patch, settings, flat)
+    if patch[0] == 1:
+        # blurring in 3-D cannot reflect along an axis of one voxel
+        steps = _slicewise([spatial, *(_intensity(False) if settings.intensity else [])])
+    else:
+        steps = _slicewise([spatial]) if flat else [spatial]
+        steps += _intensity(flat) if settings.intensity else []
     if settings.mirror:
         axes = tuple(axis for axis in range(3) if patch[axis] > 1)
         steps.append(MirrorWithPairs(axes, left_right_axis, scheme.mirror_pairs))
     return Augmentation(ComposeTransforms([*steps, *tail]), _margin(patch, settings, flat))
 
 
-def _spatial(patch: Shape, settings: AugmentationSettings, flat: bool) -> list[BasicTransform]:
+def _slicewise(steps: list[BasicTransform]) -> list[BasicTransform]:
+    """Do these in 2-D, all slices alike."""
+    return [Convert3DTo2DTransform(), *steps, Convert2DTo3DTransform()]
+
+
+def _spatial(patch: Shape, settings: AugmentationSettings, flat: bool) -> BasicTransform:
     degrees = 180.0 if flat else settings.rotation_degrees
     angle = np.deg2rad(degrees)
-    spatial = SpatialTransform(
+    return SpatialTransform(
         patch[1:] if flat else patch,
         patch_center_dist_from_border=0,
         random_crop=False,
@@ -170,7 +181,6 @@ def _spatial(patch: Shape, settings: AugmentationSettings, flat: bool) -> list[B
         scaling=(settings.scaling_smallest, settings.scaling_largest),
         p_synchronize_scaling_across_axes=1,
     )
-    return [Convert3DTo2DTransform(), spatial, Convert2DTo3DTransform()] if flat else [spatial]
 
 
 def _intensity(flat: bool) -> list[BasicTransform]:

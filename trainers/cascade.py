@@ -68,6 +68,7 @@ def predict_previous(
     target = PreviousLabels(task.fold_folder, stage.name)
     built = build_network(network, f"phase {phase}")
     built.load_state_dict(load_file(task.fold_folder / phase / WEIGHTS))
+    _opened.cache_clear()  # a restart in this process writes new files under the same names
     scheme = task.scheme_of(previous)
     predict = WindowPredictor(
         built.eval(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +49,8 @@ def load_checkpoint(folder: Path) -> TrainingState | None:
     try:
         value = torch.load(path, map_location="cpu", weights_only=True)
         return TrainingState(**value)
-    except (pickle.UnpicklingError, RuntimeError, TypeError, EOFError, KeyError) as problem:
-        reason = str(problem).splitlines()[0]
+    except Exception as problem:  # what damaged bytes raise in the unpickler is listed nowhere
+        reason = next(iter(str(problem).splitlines()), type(problem).__name__)
         raise TrainingError(
             f"{path} is damaged or not one of ours ({reason}); delete it to train this phase anew."
         ) from None

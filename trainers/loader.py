@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from typing import Any
 
 import torch
@@ -25,10 +28,12 @@ class StepLoader(SlimDataLoaderBase):
         self.stride = max(1, workers)
         self.first = first
         self.made = 0
+        self.parent = os.getpid()
 
     def set_thread_id(self, thread_id: int) -> None:
         """Called inside each worker process when it starts."""
         super().set_thread_id(thread_id)
+        threading.Thread(target=_end_with, args=(self.parent,), daemon=True).start()
         # A forked child of a process that has used OpenMP must not open a thread team of its own.
         torch.set_num_threads(1)
 
@@ -37,6 +42,13 @@ class StepLoader(SlimDataLoaderBase):
         step = self.first + self.thread_id + self.made * self.stride
         self.made += 1
         return self.source.batch(step)
+
+
+def _end_with(parent: int) -> None:
+    """End this worker when the process that started it is gone, killed or not."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 class Batches:
@@ -64,4 +76,26 @@ class Batches:
     def close(self) -> None:
         """Stop the workers."""
         if isinstance(self.augmenter, MultiThreadedAugmenter):
+            _take_what_was_sent(self.augmenter)
             self.augmenter._finish()
+
+
+def _take_what_was_sent(augmenter: Any, patience_s: float = 10.0) -> None:
+    """Pause the workers and empty their queues.
+
+    A tensor in a queue lives in its worker's memory: a worker that ends first makes the thread that
+    is fetching it print a traceback at the end of every training.
+    """
+    if not (augmenter.was_initialized and hasattr(augmenter, "pause_event")):
+        return
+    augmenter.pause_event.set()
+    limit = time.monotonic() + patience_s
+    quiet = 0
+    while quiet < 3 and not augmenter.abort_event.is_set() and time.monotonic() < limit:
+        quiet += 1
+        while not augmenter.pin_memory_queue.empty():
+            augmenter.pin_memory_queue.get()
+            quiet = 0
+        if any(not queue.empty() for queue in augmenter._queues):
+            quiet = 0
+        time.sleep(augmenter.wait_time)

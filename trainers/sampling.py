@@ -107,17 +107,21 @@ class PatchSource:
             by_case.setdefault(item.case, []).append(item)
         case = list(by_case)[generator.integers(len(by_case))]
         item = by_case[case][generator.integers(len(by_case[case]))]
-        voxel = self._foreground_voxel(item, generator) if forced else None
+        voxel = self._voxel(item, generator, forced)
         shape = item.item.shape
         if voxel is None:
             return item, _random_corner(shape, self.patch, generator)
         return item, corner_around(voxel, shape, self.patch, generator)
 
     @staticmethod
-    def _foreground_voxel(item: ItemArrays, generator: Generator) -> NDArray[np.int32] | None:
-        present = [n for n, count in item.item.structures.items() if count and n != ANNOTATED]
-        if not present and item.item.structures.get(ANNOTATED):
-            present = [ANNOTATED]
+    def _voxel(item: ItemArrays, generator: Generator, forced: bool) -> NDArray[np.int32] | None:
+        """What the patch must hold: a structure's voxel if `forced`; else None, or an annotated
+        voxel where a dataset has an ignore label, since a patch without one teaches nothing.
+        """
+        counts = item.item.structures
+        present = [name for name, count in counts.items() if count and name != ANNOTATED]
+        if not (forced and present):
+            present = [ANNOTATED] if counts.get(ANNOTATED) else []
         if not present:
             return None
         places = item.places[present[generator.integers(len(present))]]

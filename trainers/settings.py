@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from renalplan.errors import UsageError
 from renalplan.files import Record
@@ -13,6 +13,8 @@ from renalplan.files import Record
 
 class TrainerSettings(Record):
     """What every trainer can be told."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     seed: int = Field(default=0, ge=0, description="decides every random draw")
 

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from renalplan.labels import LabelScheme
 from renalplan.plan import NetworkSpec, StagePlan
 from renalplan.trainers.augmentation import AugmentationSettings, build_augmentation
 from renalplan.trainers.cascade import PreviousLabels
@@ -66,9 +67,11 @@ class SupervisedStage(TrainedNetwork):
 
     def prepare(self, task: TrainingTask) -> None:
         """Build the loss for this task's labels."""
-        self.criterion: nn.Module = DeepSupervision(
-            DiceCrossEntropy(task.scheme_of(self.stage), over_batch=self.stage.batch_dice)
-        )
+        self.criterion: nn.Module = DeepSupervision(self.criterion_for(task.scheme_of(self.stage)))
+
+    def criterion_for(self, scheme: LabelScheme) -> nn.Module:
+        """The loss of logits (B, heads, Z, Y, X) and labels (B, 1, Z, Y, X) at one resolution."""
+        return DiceCrossEntropy(scheme, over_batch=self.stage.batch_dice)
 
     def run(self, task: TrainingTask) -> None:
         """See `Phase.run`."""

@@ -8,14 +8,14 @@ import time
 from abc import ABC, abstractmethod
 from importlib.metadata import version
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from renalplan.errors import UsageError
 from renalplan.files import remove_leftovers, write_json
 from renalplan.model_folder import FINISHED, Finished, ModelFolder, SegmenterSpec, TrainerRecord
 from renalplan.plan import NetworkSpec, StagePlan
 from renalplan.trainers.phase import NetworkPhase, Phase
-from renalplan.trainers.settings import TrainerSettings, flat_settings
+from renalplan.trainers.settings import TrainerSettings
 from renalplan.trainers.task import TrainingTask
 
 log = logging.getLogger(__name__)
@@ -105,10 +105,26 @@ def open_or_create(path: Path, trainer: Trainer, name: str, *, anew: bool = Fals
     if model.plan != trainer.task.plan:
         raise UsageError(f"{path} was trained with another plan; {advice}")
     old, new = model.record, record
+    if old.trainer != new.trainer:
+        raise UsageError(f"{path} was trained by {old.trainer}, not by {new.trainer}; {advice}")
     if (old.networks, old.segmenter, old.settings) != (new.networks, new.segmenter, new.settings):
-        before = flat_settings(type(trainer.settings).model_validate(old.settings))
-        now = flat_settings(trainer.settings)
-        changed = [f"{k} was {before[k][0]}, is {now[k][0]}" for k in now if before[k] != now[k]]
+        before, now = _flat(old.settings), _flat(new.settings)
+        changed = [
+            f"{key} was {before.get(key)}, is {now.get(key)}"
+            for key in {**before, **now}
+            if before.get(key) != now.get(key)
+        ]
         what = "; ".join(changed) or "other networks"
         raise UsageError(f"{path} was trained with other settings ({what}); {advice}")
     return model
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as trainer.json has them -> dotted name -> value."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found

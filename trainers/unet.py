@@ -18,9 +18,14 @@ from renalplan.trainers.trainer import Trainer
 
 
 class UNet(Trainer):
-    """One supervised phase a stage; before a cascade's second stage, the first one's predictions."""
+    """One supervised phase a stage; before a cascade's second stage, the first one's predictions.
+
+    Attributes:
+        Stage: How a stage is trained; a variant with another loss names its own subclass here.
+    """
 
     Settings: ClassVar[type[TrainerSettings]] = SupervisedSettings
+    Stage: ClassVar[type[SupervisedStage]] = SupervisedStage
     settings: SupervisedSettings
 
     def phases(self) -> list[Phase]:
@@ -29,7 +34,7 @@ class UNet(Trainer):
         for stage in self.task.stages:
             if stage.previous_as_channels:
                 found.append(self._predictions_for(stage))
-            found.append(SupervisedStage(stage.name, stage, self.network_of(stage), self.settings))
+            found.append(self.Stage(stage.name, stage, self.network_of(stage), self.settings))
         return found
 
     def _predictions_for(self, stage: StagePlan) -> ComputePhase:

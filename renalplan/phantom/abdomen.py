@@ -197,7 +197,8 @@ def _bowel(
         radius = float(rng.uniform(9, 14))
         low = np.array([-230.0, front + radius + 3, -0.6 * side])
         high = np.array([20.0, spine_y - 52.0, 0.66 * side])
-        point = rng.uniform(low, high)
+        # an unusual patient can leave a box no room along an axis
+        point = rng.uniform(np.minimum(low, high), np.maximum(low, high))
         path = [point]
         heading = rng.standard_normal(3)
         for _ in range(4):

@@ -44,6 +44,7 @@ def _case(
         spacing=spacing,
         shape=shape,
         shape_after_crop=shape,
+        shape_nonzero=shape,
         foreground_share=0.5,
         structures={
             label: Structure(volume_ml=100.0 if value else 0.0, thickness_mm=value)

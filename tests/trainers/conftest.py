@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from renalplan.dataset import DatasetDescription
 from renalplan.labels import LabelScheme
@@ -119,9 +120,7 @@ def description() -> DatasetDescription:
 
 
 @pytest.fixture
-def make_task(
-    tmp_path: Path, description: DatasetDescription
-) -> Callable[..., TrainingTask]:
+def make_task(tmp_path: Path, description: DatasetDescription) -> Callable[..., TrainingTask]:
     """A task on stores below tmp_path: cases a and b are trained on, c is held out."""
     plan = _plan()
     _write_stores(tmp_path / "stores", plan, description.scheme())
@@ -140,3 +139,12 @@ def make_task(
         return TrainingTask(**(given | values))
 
     return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Networks this small only wait for each other's threads, above all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

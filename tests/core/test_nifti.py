@@ -1,0 +1,103 @@
+import gzip
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from renalplan.images import read_volume
+from renalplan.nifti import Header, count_not_finite, is_truncated, read_header
+
+CANONICAL = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+
+
+def handmade(order: str, version: int) -> bytes:
+    """A NIfTI file of 4 x 3 x 2 floats of 0.5 x 1 x 2 mm, one of them NaN and one infinite."""
+    values = CANONICAL.astype(f"{order}f4")
+    values[0, 0, 0], values[1, 2, 3] = np.nan, np.inf
+    header = bytearray(544 if version == 2 else 352)
+    dims, spacing = (3, 4, 3, 2, 1, 1, 1, 1), (0.5, 1.0, 2.0)
+    if version == 2:
+        struct.pack_into(f"{order}i8s2h8q", header, 0, 540, b"n+2", 16, 32, *dims)
+        struct.pack_into(f"{order}3d", header, 112, *spacing)
+        struct.pack_into(f"{order}q", header, 168, 544)
+    else:
+        struct.pack_into(f"{order}i", header, 0, 348)
+        struct.pack_into(f"{order}8h", header, 40, *dims)
+        struct.pack_into(f"{order}2h", header, 70, 16, 32)
+        struct.pack_into(f"{order}3f", header, 80, *spacing)
+        struct.pack_into(f"{order}f", header, 108, 352)
+    return bytes(header) + values.tobytes()
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("version", [1, 2])
+def test_headers_of_both_versions_and_byte_orders_are_understood(
+    tmp_path: Path, order: str, version: int
+) -> None:
+    path = tmp_path / "scan.nii"
+    path.write_bytes(handmade(order, version))
+    start = {1: 352, 2: 544}[version]
+    assert read_header(path) == Header(order, 16, (0.5, 1.0, 2.0), start, 24, 32)
+    assert read_header(path).length == start + 4 * 24
+    assert not is_truncated(path)
+    assert count_not_finite(path) == 2
+
+
+def test_values_are_counted_in_compressed_files_too(tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii.gz"
+    path.write_bytes(gzip.compress(handmade("<", 1)))
+    assert count_not_finite(path) == 2
+
+
+def test_whole_numbers_and_other_formats_have_no_nan(
+    tmp_path: Path, write: Callable[..., Path]
+) -> None:
+    assert count_not_finite(write(tmp_path / "scan.nii", CANONICAL.astype(np.int16))) == 0
+    assert count_not_finite(write(tmp_path / "scan.mha", CANONICAL)) == 0
+
+
+def test_an_uncompressed_file_that_lost_a_byte_is_truncated(tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii"
+    path.write_bytes(handmade("<", 1)[:-1])
+    assert is_truncated(path)
+
+
+@pytest.mark.parametrize("lost", [1, 4, 8, 9, 100, 2000])
+def test_a_compressed_file_that_lost_its_end_is_truncated(
+    tmp_path: Path, write: Callable[..., Path], lost: int
+) -> None:
+    noise = np.random.default_rng(0).normal(size=(10, 10, 10)).astype(np.float32)
+    path = write(tmp_path / "scan.nii.gz", noise)
+    assert not is_truncated(path)
+    path.write_bytes(path.read_bytes()[:-lost])
+    assert is_truncated(path)
+
+
+def test_a_file_of_several_gzip_members_is_complete(
+    tmp_path: Path, write: Callable[..., Path]
+) -> None:
+    content = write(tmp_path / "plain.nii", CANONICAL).read_bytes()
+    path = tmp_path / "scan.nii.gz"
+    path.write_bytes(gzip.compress(content[:370]) + gzip.compress(content[370:]))
+    assert not is_truncated(path)
+    np.testing.assert_array_equal(read_volume(path).array[0], CANONICAL)
+
+
+def test_a_missing_gzip_member_is_noticed(tmp_path: Path, write: Callable[..., Path]) -> None:
+    content = write(tmp_path / "plain.nii", CANONICAL).read_bytes()
+    path = tmp_path / "scan.nii.gz"
+    path.write_bytes(gzip.compress(content[:370]))
+    assert is_truncated(path)
+
+
+def test_an_empty_or_nonsense_file_is_truncated(tmp_path: Path) -> None:
+    for content in (b"", b"\x1f\x8b", b"nonsense" * 100):
+        (tmp_path / "scan.nii.gz").write_bytes(content)
+        assert is_truncated(tmp_path / "scan.nii.gz")
+
+
+def test_other_formats_are_not_judged_by_their_length(tmp_path: Path) -> None:
+    (tmp_path / "scan.nrrd").write_bytes(b"")
+    assert not is_truncated(tmp_path / "scan.nrrd")
