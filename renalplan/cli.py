@@ -15,7 +15,6 @@ from renalplan.errors import RenalplanError, UsageError
 from renalplan.workspace import Workspace
 
 if TYPE_CHECKING:
-    from renalplan.evaluation.aggregate import Summary
     from renalplan.planning import Planned
 
 Main = Callable[[list[str] | None], int]
@@ -77,6 +76,11 @@ def _parser(name: str, text: str, example: str) -> argparse.ArgumentParser:
             "(default: RENALPLAN_WORKSPACE, else ./renalplan_workspace)",
         )
     return parser
+
+
+def _require_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"output {out} is not a folder; choose another name.")
 
 
 def _add_task(parser: argparse.ArgumentParser) -> None:
@@ -340,11 +344,14 @@ def evaluate(arguments: list[str] | None = None) -> int:
     )
     _add_workers(parser, "processes (default: this one)")
     given = parser.parse_args(arguments)
-    required = dict(_requirement(text) for text in given.require)
 
     from renalplan.evaluation.evaluate import evaluate_folders
+    from renalplan.evaluation.requirements import parse_requirements, shortfalls
+
+    required = parse_requirements(given.require)
 
     out = given.out or given.predictions
+    _require_folder(out)
     evaluation = evaluate_folders(
         given.predictions, given.references, None, out, given.images, workers=given.workers or 0
     )
@@ -352,30 +359,10 @@ def evaluate(arguments: list[str] | None = None) -> int:
         dice = structure.scores["dice"]
         print(f"{name}: mean Dice {dice.mean:.4f}, median {dice.median:.4f}")
     print(f"tables: {out / 'per_case.csv'}, {out / 'summary.json'}, {out / 'summary.html'}")
-    return _below(required, evaluation.summary)
-
-
-def _requirement(text: str) -> tuple[str, float]:
-    name, _, value = text.rpartition("=")
-    try:
-        return name, float(value)
-    except ValueError:
-        raise UsageError(f"--require {text}: needs the form NAME=DICE, e.g. kidney=0.9.") from None
-
-
-def _below(required: dict[str, float], summary: Summary) -> int:
-    status = 0
-    for name, least in required.items():
-        if name not in summary.structures:
-            raise UsageError(
-                f"--require {name}: there is no such structure; "
-                f"there are {', '.join(summary.structures)}."
-            )
-        mean = summary.structures[name].scores["dice"].mean
-        if mean < least:
-            print(f"{name}: mean Dice {mean:.4f} is below the required {least}", file=sys.stderr)
-            status = 1
-    return status
+    missed = shortfalls(required, evaluation.summary)
+    for line in missed:
+        print(line, file=sys.stderr)
+    return 1 if missed else 0
 
 
 @command
@@ -403,6 +390,7 @@ def phantom(arguments: list[str] | None = None) -> int:
     from renalplan.phantom import make_phantom_dataset
     from renalplan.progress import counter
 
+    _require_folder(given.out)
     if given.out.exists() and any(given.out.iterdir()):
         raise UsageError(f"{given.out} is not empty; choose a new folder.")
     total = given.cases + given.test_cases + given.unlabelled_cases

@@ -86,9 +86,12 @@ def plan_and_preprocess(
         DatasetError: something is wrong with the dataset.
     """
     from renalplan.planners.options import PlanOptions
+    from renalplan.planners.planner import PLANNERS
 
     workspace = workspace or Workspace.find()
     options = options or PlanOptions()
+    if options.planner not in PLANNERS:  # before the dataset is measured, which takes its time
+        raise UsageError(f"no planner {options.planner!r}; there are {', '.join(PLANNERS)}.")
     dataset = Dataset.open(workspace.dataset_folder(task))
     quick_check(dataset)
     cases = dataset.training_cases

@@ -90,17 +90,23 @@ def predict(
         raise UsageError(f"the output {out} lies inside the input {images}; choose another folder.")
     if not images.exists():
         raise UsageError(f"input {images} does not exist.")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"output {out} is not a folder; choose another name.")
     chosen = find_models(workspace or Workspace.find(), models=models, task=task, trainers=trainers)
     for model in chosen:
         model.choose_folds(folds)
 
     from renalplan.inference.predictor import Predictor, find_scans
     from renalplan.inference.segmenter import InferenceOptions
+    from renalplan.inference.segmenters.staged import StagedSegmenter
 
     scans = list(find_scans(images, chosen[0].description.channels))
     options = InferenceOptions(device=device, step=step, tta=tta)
     options.torch_device()
     members = [Predictor.from_model(model, folds, options).members[0] for model in chosen]
+    for member in members:
+        if isinstance(member, StagedSegmenter):
+            _ = member.networks  # loaded now: a damaged model is not the first scan's failure
     predictor = Predictor(members)
     with counter(len(scans), "predict", progress) as advance:
         return predictor.predict_folder(

@@ -81,12 +81,14 @@ def train(
     folds = _folds(wanted, splits, tuple(cases))
     description = read_record(preprocessed / "dataset.json", DatasetDescription)
 
+    from renalplan.inference.segmenter import choose_device
     from renalplan.trainers.registry import find_trainer
     from renalplan.trainers.settings import parse_settings
     from renalplan.trainers.task import Hardware, TrainingTask
     from renalplan.trainers.trainer import open_or_create
 
     _require_stores(plan_folder, plan, [s.name for s in stages], sorted(cases))
+    choose_device(device)
     kind = find_trainer(trainer)
     values = parse_settings(kind.Settings, settings or [])
     used = configuration or plan.default_configuration

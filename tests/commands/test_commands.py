@@ -1,0 +1,225 @@
+"""What the commands do when all is well: help, reruns, edited plans, tables; and the public face."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import SimpleITK as sitk
+
+import renalplan
+
+COMMANDS = ("check", "plan_and_preprocess", "train", "predict", "evaluate", "phantom")
+DATA = Path("work/raw/Dataset001_Tiny")
+PLAN_FILE = Path("work/preprocessed/Dataset001_Tiny/renal/plan.json")
+STAGE = PLAN_FILE.parent / "whole"
+PLAN = "plan_and_preprocess 1 --gpu_memory 0.004 --base_features 4 --cascade none --workers 0"
+SHORT = "--workers 0 --device cpu --set epochs=1 iterations=1 validation_iterations=0"
+Run = Callable[[str], Any]
+
+
+def edit_plan(**values: Any) -> None:
+    plan = json.loads(PLAN_FILE.read_text())
+    plan["stages"][0] |= values
+    PLAN_FILE.write_text(json.dumps(plan))
+
+
+def change_scan() -> None:
+    path = str(DATA / "imagesTr/case_0_0000.nii.gz")
+    sitk.WriteImage(sitk.ReadImage(path) + 1, path)
+
+
+def stored_times() -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in STAGE.glob("*.b2nd")}
+
+
+def script(name: str) -> str:
+    return str(Path(sys.executable).with_name(f"renalplan_{name}"))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_explains_and_gives_an_example(run: Run, name: str) -> None:
+    ran = run(f"{name} --help")
+    assert ran.status == 0
+    assert ran.out.startswith(f"usage: renalplan_{name}")
+    assert f"example:\n  renalplan_{name} " in ran.out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_installed_command_starts(name: str) -> None:
+    ran = subprocess.run([script(name), "--help"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0
+    assert not ran.stderr
+    assert f"usage: renalplan_{name}" in ran.stdout
+
+
+def test_the_installed_command_returns_its_status_and_one_sentence(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [script("check"), "7", "--workspace", str(tmp_path)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("renalplan_check: no dataset '7'")
+    assert len(ran.stderr.splitlines()) == 1
+
+
+def test_a_trainers_settings_are_listed_with_their_values(run: Run) -> None:
+    ran = run("train --help-trainer UNet")
+    assert ran.status == 0
+    assert ran.out.startswith("UNet: ")
+    for setting in ("  epochs=1000", "  iterations=250", "  seed=0  (decides every random draw)"):
+        assert f"{setting}" in ran.out
+
+
+def test_a_second_run_has_nothing_to_do(here: Path, run: Run) -> None:
+    first = stored_times()
+    ran = run(PLAN)
+    assert ran.status == 0
+    assert "everything is up to date. Next: renalplan_train" in ran.out
+    assert "edited by hand" not in ran.out
+    assert stored_times() == first
+
+
+def test_an_edited_plan_is_honoured_and_only_what_it_touches_is_redone(
+    here: Path, run: Run
+) -> None:
+    first = stored_times()
+    edit_plan(batch_size=5)  # shapes no stored array
+    ran = run(PLAN)
+    assert "plan renal (edited by hand, honoured)" in ran.out
+    assert "batch 5" in ran.out
+    assert "everything is up to date" in ran.out
+    assert stored_times() == first
+    edit_plan(spacing=[8.0, 8.0, 8.0])
+    ran = run(PLAN)
+    assert "edited by hand, honoured" in ran.out
+    assert "spacing 8 x 8 x 8 mm" in ran.out
+    assert "2 cases preprocessed" in ran.out
+    assert stored_times() != first
+    assert json.loads(PLAN_FILE.read_text())["stages"][0]["batch_size"] == 5
+
+
+def test_changed_options_make_another_plan(here: Path, run: Run) -> None:
+    before = PLAN_FILE.read_text()
+    ran = run(PLAN.replace("--base_features 4", "--base_features 6"))
+    assert ran.status == 0
+    assert "edited" not in ran.out
+    assert PLAN_FILE.read_text() != before
+    assert "everything is up to date" in ran.out  # the network shapes no stored array
+
+
+def test_a_changed_scan_is_measured_and_preprocessed_again(here: Path, run: Run) -> None:
+    change_scan()
+    ran = run(PLAN)
+    assert ran.status == 0
+    assert "edited" not in ran.out
+    assert "everything is up to date" in run(PLAN).out
+
+
+def test_an_edited_plan_is_not_silently_used_for_changed_data(here: Path, run: Run) -> None:
+    edit_plan(batch_size=5)
+    change_scan()
+    refused = run(PLAN)
+    assert refused.status == 2
+    assert "--replan" in refused.err
+    assert "batch 5" in PLAN_FILE.read_text().replace('_size": ', " ")
+    replaced = run(f"{PLAN} --replan")
+    assert replaced.status == 0
+    assert "edited" not in replaced.out
+    assert "batch 5" not in replaced.out
+
+
+def test_check_lists_every_problem(here: Path, run: Run) -> None:
+    sound = run("check 1 --workers 0")
+    assert (sound.status, sound.out) == (0, "Dataset001_Tiny: 2 cases, 0 problems.\n")
+    scan = DATA / "imagesTr/case_0_0000.nii.gz"
+    scan.write_bytes(scan.read_bytes()[:3000])
+    label = DATA / "labelsTr/case_1.nii.gz"
+    sitk.WriteImage(sitk.ReadImage(str(label)) * 7, str(label))
+    (DATA / "labelsTr/lonely.nii.gz").write_bytes(label.read_bytes())
+    found = run("check 1 --workers 0")
+    assert found.status == 2
+    *problems, total = found.out.splitlines()
+    assert total == "Dataset001_Tiny: 2 cases, 3 problems."
+    assert len(problems) == 3
+    assert "lonely.nii.gz has no image" in problems[0]
+    assert f"{scan} is truncated" in problems[1]
+    assert f"{label} holds label values [7]" in problems[2]
+
+
+def test_prediction_continues_and_evaluation_writes_tables(here: Path, run: Run) -> None:
+    predict = f"predict -i {DATA / 'imagesTs'} -o out --device cpu"
+    assert "1 cases predicted: out" in run(predict).out
+    assert "0 cases predicted, 1 were there already" in run(predict).out
+    other = run(f"{predict} --step 1")
+    assert other.status == 2
+    assert "--overwrite" in other.err
+    assert run(f"{predict} --step 1 --overwrite").status == 0
+    ran = run(f"evaluate out {DATA / 'labelsTs'} --images {DATA / 'imagesTs'} -o tables")
+    assert ran.status == 0
+    assert "kidney: mean Dice 0." in ran.out
+    for name in ("per_case.csv", "summary.json", "summary.html"):
+        assert (here / "tables" / name).is_file()
+        assert f"tables/{name}" in ran.out
+
+
+def test_a_perfect_answer_passes_its_requirement(here: Path, run: Run) -> None:
+    truth = DATA / "labelsTs"
+    assert run(f"evaluate {truth} {truth} -o out --require kidney=1").status == 0
+    assert not (truth / "per_case.csv").exists()
+
+
+def test_cross_validation_gathers_the_folds_in_the_model_folder(here: Path, run: Run) -> None:
+    ran = run(f"train 1 cv {SHORT}")
+    assert ran.status == 0, ran.err
+    assert "fold 0: mean Dice of held-out cases: kidney" in ran.out
+    assert "fold 1: " in ran.out
+    model = Path("work/results/Dataset001_Tiny/UNet")
+    assert f"model: {model}" in ran.out
+    assert json.loads((model / "crossval.json").read_text())
+
+
+def test_all_cases_can_be_trained_on(here: Path, run: Run) -> None:
+    ran = run(f"train 1 all UNet --name everything {SHORT}")
+    assert ran.status == 0
+    assert "fold all: trained" in ran.out
+
+
+def test_an_interruption_is_not_a_traceback(
+    here: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("renalplan.dataset.Dataset.open", interrupt)
+    ran = run("check 1")
+    assert ran.status == 130
+    assert ran.err == "renalplan_check: interrupted; the same command continues."
+
+
+def test_every_public_name_is_there() -> None:
+    assert renalplan.__all__ == dir(renalplan)
+    for name in renalplan.__all__:
+        assert callable(getattr(renalplan, name)), name
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        _ = renalplan.no_such_thing
+
+
+@pytest.mark.parametrize("module", ["renalplan", "renalplan.cli"])
+def test_importing_the_package_imports_nothing_heavy(module: str, tmp_path: Path) -> None:
+    code = f"""
+import sys, {module}
+heavy = {{"torch", "SimpleITK", "scipy", "pandas", "matplotlib", "sklearn"}}
+print(sorted(heavy & set(sys.modules)))
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, check=True, cwd=tmp_path, env=os.environ,
+    )  # fmt: skip
+    assert ran.stdout.strip() == "[]"
