@@ -22,6 +22,7 @@ from renalplan.files import (
     read_record,
     value_hash,
     write_json,
+    writing,
 )
 from renalplan.geometry import Grid, Spacing
 from renalplan.images import ENDINGS, Volume, image_ending, read_channels, write_volume
@@ -295,7 +296,8 @@ def write_probabilities(path: Path, field: ProbabilityField, volume: Volume) -> 
     shape = (field.heads, *volume.grid.shape)
     with atomic_file(path) as temporary:
         temporary.unlink(missing_ok=True)
-        target = blosc2.zeros(shape, dtype=np.float16, urlpath=str(temporary), mode="w")
+        with writing(path, RuntimeError):
+            target = blosc2.zeros(shape, dtype=np.float16, urlpath=str(temporary), mode="w")
         axis = orientation.order[0]  # canonical z is this axis of the file's array
         length = field.shape[0]
         for start, stop in field.slabs():
@@ -304,4 +306,5 @@ def write_probabilities(path: Path, field: ProbabilityField, volume: Volume) -> 
                 start, stop = length - stop, length - start
             where = [slice(None)] * 4
             where[1 + axis] = slice(start, stop)
-            target[tuple(where)] = np.ascontiguousarray(part)
+            with writing(path, RuntimeError):
+                target[tuple(where)] = np.ascontiguousarray(part)

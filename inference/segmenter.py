@@ -63,7 +63,12 @@ def choose_device(name: str) -> torch.device:
         raise UsageError(f"--device {name} is not known; use auto, cpu, cuda, cuda:N or mps.")
     if not available[kind]:
         raise UsageError(f"--device {name} is not available on this machine; use --device cpu.")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise UsageError(
+            f"--device {name} is not known; use auto, cpu, cuda, cuda:N or mps."
+        ) from None
 
 
 class Segmenter(ABC):

@@ -39,9 +39,26 @@ def atomic_file(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as problem:
+        if problem.errno and not problem.filename:  # a failed write does not know its file
+            problem.filename = str(path)
+        raise
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def writing(path: Path, *errors: type[Exception]) -> Iterator[None]:
+    """Turn what a library raises when it cannot write `path` into an OSError that says so."""
+    try:
+        yield
+    except errors as problem:
+        reason = next(iter(str(problem).splitlines()), type(problem).__name__).rstrip(".")
+        raise OSError(
+            f"{path} cannot be written ({reason}); is the disk full? Then free some and "
+            "run the same command again: it continues."
+        ) from None
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,8 @@ def write_file_array(path: Path, array: NDArray, grid: Grid) -> None:
             )
         except RuntimeError as problem:
             raise OSError(f"{path} cannot be written: {_itk_reason(problem)}") from None
+        if nifti.is_truncated(temporary):  # ITK's NIfTI writer does not notice a full disk
+            raise OSError(errno.ENOSPC, "the file is incomplete", str(path))
 
 
 def image_ending(path: Path) -> str | None:

@@ -23,7 +23,7 @@ from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from numpy.typing import NDArray
 
 from renalplan.errors import TrainingError
-from renalplan.files import Record, atomic_file, read_record, write_json
+from renalplan.files import Record, atomic_file, read_record, write_json, writing
 from renalplan.geometry import Box, Shape
 from renalplan.labels import LabelScheme
 
@@ -163,7 +163,7 @@ def write_array(path: Path, array: NDArray) -> None:
     spatial = array.shape[-3:]
     chunks = (1,) * (array.ndim - 3) + tuple(min(n, CHUNK_VOXELS) for n in spatial)
     blocks = tuple(min(n, BLOCK_VOXELS) for n in chunks)
-    with atomic_file(path) as temporary:
+    with atomic_file(path) as temporary, writing(path, RuntimeError):
         temporary.unlink(missing_ok=True)
         blosc2.asarray(
             np.ascontiguousarray(array),

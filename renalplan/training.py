@@ -18,6 +18,7 @@ from renalplan.splits import Fold, choose_fold, load_splits, parse_fold
 from renalplan.workspace import Workspace
 
 if TYPE_CHECKING:
+    from renalplan.trainers.settings import TrainerSettings
     from renalplan.trainers.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -81,16 +82,11 @@ def train(
     folds = _folds(wanted, splits, tuple(cases))
     description = read_record(preprocessed / "dataset.json", DatasetDescription)
 
-    from renalplan.inference.segmenter import choose_device
-    from renalplan.trainers.registry import find_trainer
-    from renalplan.trainers.settings import parse_settings
     from renalplan.trainers.task import Hardware, TrainingTask
     from renalplan.trainers.trainer import open_or_create
 
     _require_stores(plan_folder, plan, [s.name for s in stages], sorted(cases))
-    choose_device(device)
-    kind = find_trainer(trainer)
-    values = parse_settings(kind.Settings, settings or [])
+    kind, values = _method(trainer, settings or [], device)
     used = configuration or plan.default_configuration
     path = workspace.results(dataset.name) / (name or _model_name(trainer, plan, used))
     others = {p.name.removeprefix("fold_") for p in path.glob("fold_*")} - folds.keys()
@@ -153,6 +149,19 @@ def train_and_validate(
     )
     scores = evaluation.summary.structures.items()
     return {name: structure.scores["dice"].mean for name, structure in scores}
+
+
+def _method(
+    trainer: str, settings: list[str], device: str
+) -> tuple[type[Trainer], TrainerSettings]:
+    """The trainer's class and its settings; a device that is not here is refused as well."""
+    from renalplan.inference.segmenter import choose_device
+    from renalplan.trainers.registry import find_trainer
+    from renalplan.trainers.settings import parse_settings
+
+    choose_device(device)
+    kind = find_trainer(trainer)
+    return kind, parse_settings(kind.Settings, settings)
 
 
 def _folds(wanted: int | str, splits: list[Fold], cases: tuple[str, ...]) -> dict[str, Fold]:

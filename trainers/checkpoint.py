@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from renalplan.errors import TrainingError
-from renalplan.files import atomic_file
+from renalplan.files import atomic_file, writing
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -33,7 +33,8 @@ class TrainingState:
 
 def save_checkpoint(folder: Path, state: TrainingState) -> None:
     """Write by rename: a kill leaves the old checkpoint or the new one, never half of one."""
-    with atomic_file(folder / CHECKPOINT) as temporary:
+    path = folder / CHECKPOINT
+    with atomic_file(path) as temporary, writing(path, RuntimeError):
         torch.save(vars(state), temporary)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
@@ -161,6 +162,7 @@ class _ProgressBar:
             TextColumn("steps, left:"),
             TimeRemainingColumn(),
             TextColumn("loss {task.fields[loss]} {task.fields[dice]}"),
+            console=Console(stderr=True),
             disable=not task.hardware.progress,
         )
         self.line = self.bar.add_task(

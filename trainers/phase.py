@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from renalplan.files import atomic_file
+from renalplan.files import atomic_file, writing
 from renalplan.model_folder import WEIGHTS, build_network
 from renalplan.plan import NetworkSpec
 
@@ -139,10 +139,11 @@ class ComputePhase(Phase):
 
 def save_weights(path: Path, network: nn.Module) -> None:
     """Write a network's state as safetensors, by rename."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     state = {
         name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()
     }
-    with atomic_file(path) as temporary:
+    with atomic_file(path) as temporary, writing(path, SafetensorError):
         save_file(state, temporary)

@@ -91,9 +91,7 @@ def _fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def here(
-    finished_workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+def here(finished_workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder; `work` in it is a workspace of the test's own."""
     shutil.copytree(finished_workspace, tmp_path / "work")
     monkeypatch.chdir(tmp_path)

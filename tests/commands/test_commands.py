@@ -185,6 +185,12 @@ def test_cross_validation_gathers_the_folds_in_the_model_folder(here: Path, run:
     assert json.loads((model / "crossval.json").read_text())
 
 
+def test_standard_output_holds_results_only(here: Path, run: Run) -> None:
+    first, second = run(f"train 1 1 {SHORT}").out.splitlines()
+    assert first.startswith("fold 1: mean Dice of held-out cases: kidney ")
+    assert second == "model: work/results/Dataset001_Tiny/UNet"
+
+
 def test_all_cases_can_be_trained_on(here: Path, run: Run) -> None:
     ran = run(f"train 1 all UNet --name everything {SHORT}")
     assert ran.status == 0

@@ -61,6 +61,10 @@ def incompressible_scan() -> None:
             id="train",
         ),
         pytest.param(PREDICT, 300, Path("out/new.nii.gz"), id="predict"),
+        pytest.param(
+            f"{PREDICT} --save_probabilities", 2_000, Path("out/new.probabilities.b2nd"),
+            id="predict probabilities",
+        ),
     ],
 )  # fmt: skip
 def test_a_full_disk_is_reported_and_the_same_command_continues(

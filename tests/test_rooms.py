@@ -1,0 +1,169 @@
+"""Rooms import the core, never each other, and always by their full name; and the other house rules."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("planners", "trainers", "inference", "evaluation")
+FOLDERS = ("renalplan", *ROOMS)
+# what each folder may import besides the core and itself
+ALSO = {
+    "renalplan": (),
+    "planners": (),
+    "trainers": ("inference",),
+    "inference": (),
+    "evaluation": (),
+}
+COMMAND_MODULES = ("cli.py", "planning.py", "training.py", "predicting.py")  # see every room
+LINES, FUNCTION_LINES = 400, 80
+LONGER = {"renalplan/cli.py": 450}  # six parsers, one after the other
+
+
+def sources(*folders: str) -> list[Path]:
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+CODE = sources(*FOLDERS)
+EVERYTHING = [*CODE, *sources("tests", "benchmarks", "docs"), ROOT / "setup.py"]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Every imported name in full; `from x import y` counts as `x.y`, dots as they stand."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def types_only(tree: ast.Module) -> list[ast.If]:
+    """The `if TYPE_CHECKING:` blocks: nothing in them is imported when the program runs."""
+    return [
+        node
+        for node in tree.body
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+    ]
+
+
+def within(name: str, package: str) -> bool:
+    return f"{name}.".startswith(f"{package}.")
+
+
+def forbidden(source: str, folder: str, *, all_rooms: bool = False) -> list[str]:
+    """The imports of a module of `folder` that break the law."""
+    rooms = [room for room in ROOMS if room not in (folder, *ALSO.get(folder, ()))]
+    barred = [] if all_rooms else [f"renalplan.{room}" for room in rooms]
+    barred += [*ROOMS, "tests", "benchmarks"]
+    return [
+        name
+        for name in imported(ast.parse(source))
+        if name.startswith(".") or any(within(name, package) for package in barred)
+    ]
+
+
+@pytest.mark.parametrize("path", CODE, ids=name_of)
+def test_a_module_imports_only_what_its_folder_may(path: Path) -> None:
+    folder = path.relative_to(ROOT).parts[0]
+    free = path.parent == ROOT / "renalplan" and path.name in COMMAND_MODULES
+    assert not forbidden(path.read_text(), folder, all_rooms=free)
+
+
+@pytest.mark.parametrize(
+    ("folder", "line"),
+    [
+        ("planners", "import renalplan.trainers"),
+        ("planners", "from renalplan import trainers"),
+        ("planners", "def f():\n    from renalplan.inference import predictor"),
+        ("evaluation", "import renalplan.inference.predictor as p"),
+        ("inference", "from renalplan.trainers.losses import Dice"),
+        ("trainers", "from renalplan.planners import options"),
+        ("renalplan", "from renalplan.planners.options import PlanOptions"),
+        ("trainers", "import trainers.losses"),
+        ("trainers", "from trainers import losses"),
+        ("trainers", "from . import losses"),
+        ("trainers", "from .losses import Dice"),
+        ("inference", "from tests import conftest"),
+    ],
+)
+def test_the_law_catches(folder: str, line: str) -> None:
+    assert forbidden(line, folder)
+
+
+def test_the_law_lets_pass() -> None:
+    assert not forbidden("from renalplan.inference.fields import MeanField", "trainers")
+    assert not forbidden("from renalplan.planners.spacing import f", "planners")
+    assert not forbidden("import renalplan.plan\nimport numpy", "evaluation")
+    assert not forbidden("from renalplan.trainers import x", "renalplan", all_rooms=True)
+
+
+def test_the_package_itself_imports_nothing_of_ours() -> None:
+    names = list(imported(ast.parse((ROOT / "renalplan/__init__.py").read_text())))
+    assert not [name for name in names if within(name, "renalplan")]
+
+
+@pytest.mark.parametrize("name", COMMAND_MODULES)
+def test_a_command_module_imports_rooms_only_when_it_needs_them(name: str) -> None:
+    tree = ast.parse((ROOT / "renalplan" / name).read_text())
+    top = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    names = list(imported(ast.Module(top, [])))
+    assert not [n for n in names if any(within(n, f"renalplan.{room}") for room in ROOMS)]
+    for block in types_only(tree):
+        assert all(within(n, "renalplan") for n in imported(block))
+
+
+@pytest.mark.parametrize("path", EVERYTHING, ids=name_of)
+def test_nobody_imports_a_room_by_its_short_name(path: Path) -> None:
+    """`import planners` works in the checkout, as a second copy of every class."""
+    names = list(imported(ast.parse(path.read_text())))
+    assert not [name for name in names if any(within(name, room) for room in ROOMS)]
+
+
+@pytest.mark.parametrize("path", CODE, ids=name_of)
+def test_only_the_command_line_prints_and_nothing_runs_code_of_a_file(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    called = {
+        node.func.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    barred = {"eval", "exec", "compile", "__import__"}
+    if name_of(path) != "renalplan/cli.py":
+        barred.add("print")
+    assert not called & barred
+    modules = {name.split(".")[0] for name in imported(tree)}
+    assert not modules & {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    text = path.read_text()
+    assert not re.search(r"weights_only\s*=\s*False|allow_pickle\s*=\s*True", text)
+    loads = [
+        n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == "torch.load"
+    ]
+    for call in loads:
+        assert "weights_only=True" in ast.unparse(call)
+
+
+@pytest.mark.parametrize("path", CODE, ids=name_of)
+def test_modules_are_short_and_say_what_they_are_for(path: Path) -> None:
+    text = path.read_text()
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree), "a module needs a docstring"
+    assert len(text.splitlines()) <= LONGER.get(name_of(path), LINES)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length <= FUNCTION_LINES, f"{node.name} has {length} lines"
+
+
+def test_every_folder_of_code_is_a_package() -> None:
+    folders = {path.parent for path in CODE}
+    assert not [name_of(folder) for folder in folders if not (folder / "__init__.py").is_file()]
