@@ -205,6 +205,8 @@ class Predictor:
                     self.predict_files(scan, out, save_probabilities=save_probabilities)
                     report.done[scan.id] = round(time.monotonic() - start, 2)
                     report.inputs[scan.id] = state_of_inputs
+                except ModelError:
+                    raise  # no other scan would fare better
                 except RenalplanError as problem:
                     state = report.failed[scan.id] = str(problem)
             self._write_report(out, report)

@@ -1,104 +1,28 @@
-"""The commands: parse, call one function, print. Exit status 2 for the user's mistakes, 1 for the rest."""
+"""The commands: parse, call one function, print."""
 
 from __future__ import annotations
 
 import argparse
-import errno
-import logging
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from renalplan.errors import RenalplanError, UsageError
+from renalplan.commands import add_task, add_workers, command, make_parser, require_folder
+from renalplan.errors import UsageError
 from renalplan.workspace import Workspace
 
 if TYPE_CHECKING:
     from renalplan.planning import Planned
 
-Main = Callable[[list[str] | None], int]
-
-
-def command(function: Main) -> Main:
-    """Turn our errors, and the system's, into one sentence and an exit status."""
-
-    @wraps(function)
-    def run(arguments: list[str] | None = None) -> int:
-        name = f"renalplan_{function.__name__}"
-        _log_to_stderr()
-        try:
-            return function(arguments)
-        except RenalplanError as problem:
-            print(f"{name}: {problem}", file=sys.stderr)
-            return problem.exit_status
-        except OSError as problem:
-            print(f"{name}: {_system_reason(problem)}", file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            print(f"{name}: interrupted; the same command continues.", file=sys.stderr)
-            return 130
-
-    return run
-
-
-def _log_to_stderr() -> None:
-    """Show what our own modules say; libraries keep to warnings."""
-    logger = logging.getLogger("renalplan")
-    logger.setLevel(logging.INFO)
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
-
-
-def _system_reason(problem: OSError) -> str:
-    where = f" while writing {problem.filename}" if problem.filename else ""
-    if problem.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-        return f"no space left{where}; free some and run the same command again: it continues."
-    if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"no permission{where}; choose another folder or change its permissions."
-    return f"{problem}"
-
-
-def _parser(name: str, text: str, example: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"renalplan_{name}",
-        description=text,
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    if name not in ("phantom", "evaluate"):
-        parser.add_argument(
-            "--workspace",
-            help="folder with raw/, preprocessed/ and results/ "
-            "(default: RENALPLAN_WORKSPACE, else ./renalplan_workspace)",
-        )
-    return parser
-
-
-def _require_folder(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"output {out} is not a folder; choose another name.")
-
-
-def _add_task(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("task", metavar="TASK", help="dataset folder, its name, or its number")
-
-
-def _add_workers(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("--workers", type=int, metavar="N", help=what)
-
 
 @command
 def check(arguments: list[str] | None = None) -> int:
     """List every problem of a dataset."""
-    parser = _parser(
+    parser = make_parser(
         "check", "List every problem of a dataset, a line each.", "renalplan_check 101"
     )
-    _add_task(parser)
-    _add_workers(parser, "processes to read with (default: one a core; 0: this one)")
+    add_task(parser)
+    add_workers(parser, "processes to read with (default: one a core; 0: this one)")
     given = parser.parse_args(arguments)
 
     from renalplan.dataset import Dataset
@@ -120,14 +44,14 @@ def check(arguments: list[str] | None = None) -> int:
 @command
 def plan_and_preprocess(arguments: list[str] | None = None) -> int:
     """Plan and preprocess a dataset."""
-    parser = _parser(
+    parser = make_parser(
         "plan_and_preprocess",
         "Measure a dataset, plan spacing, patch size and stages, and preprocess it. "
         "Running it again does only what is missing or out of date.",
         "renalplan_plan_and_preprocess 101 --gpu_memory 10",
     )
-    _add_task(parser)
-    _add_workers(parser, "processes (default: one a core; 0: this one)")
+    add_task(parser)
+    add_workers(parser, "processes (default: one a core; 0: this one)")
     parser.add_argument(
         "--planner", default="renal", help="renal, nnunet, resenc_m, resenc_l, resenc_xl"
     )
@@ -193,7 +117,7 @@ def _print_plan(planned: Planned) -> None:
 @command
 def train(arguments: list[str] | None = None) -> int:
     """Train a model."""
-    parser = _parser(
+    parser = make_parser(
         "train",
         "Train one fold (0-4), all cases (all) or every fold in turn (cv), then validate on the "
         "held-out cases. Running it again continues.",
@@ -204,7 +128,7 @@ def train(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "trainer", metavar="TRAINER", nargs="?", default="UNet", help="default UNet"
     )
-    _add_workers(parser, "processes that prepare batches (default: all cores but one; 0: this one)")
+    add_workers(parser, "processes that prepare batches (default: all cores but one; 0: this one)")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="NAME=VALUE", help="hyperparameters"
     )
@@ -260,7 +184,7 @@ def _show_settings(trainer: str) -> int:
 @command
 def predict(arguments: list[str] | None = None) -> int:
     """Segment scans."""
-    parser = _parser(
+    parser = make_parser(
         "predict",
         "Segment every scan of a folder, averaging a model's folds. Outputs lie on exactly the "
         "scans' own grids. Running it again continues.",
@@ -326,7 +250,7 @@ def predict(arguments: list[str] | None = None) -> int:
 @command
 def evaluate(arguments: list[str] | None = None) -> int:
     """Compare segmentations with references."""
-    parser = _parser(
+    parser = make_parser(
         "evaluate",
         "Compare a folder of segmentations with a folder of references, case by case.",
         "renalplan_evaluate segmentations Dataset101_Kidney/labelsTs",
@@ -342,7 +266,7 @@ def evaluate(arguments: list[str] | None = None) -> int:
         metavar="NAME=DICE",
         help="exit with status 1 if a structure's mean Dice is lower",
     )
-    _add_workers(parser, "processes (default: this one)")
+    add_workers(parser, "processes (default: this one)")
     given = parser.parse_args(arguments)
 
     from renalplan.evaluation.evaluate import evaluate_folders
@@ -351,7 +275,7 @@ def evaluate(arguments: list[str] | None = None) -> int:
     required = parse_requirements(given.require)
 
     out = given.out or given.predictions
-    _require_folder(out)
+    require_folder(out)
     evaluation = evaluate_folders(
         given.predictions, given.references, None, out, given.images, workers=given.workers or 0
     )
@@ -368,7 +292,7 @@ def evaluate(arguments: list[str] | None = None) -> int:
 @command
 def phantom(arguments: list[str] | None = None) -> int:
     """Make a synthetic dataset."""
-    parser = _parser(
+    parser = make_parser(
         "phantom",
         "Make a dataset of synthetic renal CT with known ground truth.",
         "renalplan_phantom renalplan_workspace/raw/Dataset901_Phantom --cases 10 --test_cases 3",
@@ -384,13 +308,13 @@ def phantom(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, nargs=3, metavar=("Z", "Y", "X"), help="voxels")
     parser.add_argument("--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help="mm")
     parser.add_argument("--from_masks", type=Path, help="dress these real kidney/tumor label maps")
-    _add_workers(parser, "processes (default: this one)")
+    add_workers(parser, "processes (default: this one)")
     given = parser.parse_args(arguments)
 
     from renalplan.phantom import make_phantom_dataset
     from renalplan.progress import counter
 
-    _require_folder(given.out)
+    require_folder(given.out)
     if given.out.exists() and any(given.out.iterdir()):
         raise UsageError(f"{given.out} is not empty; choose a new folder.")
     total = given.cases + given.test_cases + given.unlabelled_cases

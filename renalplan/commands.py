@@ -1,0 +1,106 @@
+"""What all commands share: errors become one sentence and an exit status; common options."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+
+from renalplan.errors import RenalplanError, UsageError
+
+Main = Callable[[list[str] | None], int]
+
+
+def command(function: Main) -> Main:
+    """Turn our errors, and the system's, into one sentence and an exit status."""
+
+    @wraps(function)
+    def run(arguments: list[str] | None = None) -> int:
+        name = f"renalplan_{function.__name__}"
+        _log_to_stderr()
+        try:
+            return function(arguments)
+        except RenalplanError as problem:
+            _say(f"{name}: {problem}")
+            return problem.exit_status
+        except OSError as problem:
+            _say(f"{name}: {_system_reason(problem)}")
+            return 1
+        except KeyboardInterrupt:
+            _say(f"{name}: interrupted; the same command continues.")
+            return 130
+
+    return run
+
+
+def _say(sentence: str) -> None:
+    sys.stderr.write(f"{sentence}\n")
+
+
+class _ToStderr(logging.StreamHandler):
+    """Writes to what standard error is now: callers in one process may have replaced it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.setStream(sys.stderr)
+        super().emit(record)
+
+
+def _log_to_stderr() -> None:
+    """Show what our own modules say; libraries keep to warnings."""
+    logger = logging.getLogger("renalplan")
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, _ToStderr) for handler in logger.handlers):
+        handler = _ToStderr()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+
+
+def _system_reason(problem: OSError) -> str:
+    where = f" while writing {problem.filename}" if problem.filename else ""
+    if problem.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        return f"no space left{where}; free some and run the same command again: it continues."
+    if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"no permission{where}; choose another folder or change its permissions."
+    return f"{problem}"
+
+
+def make_parser(name: str, text: str, example: str) -> argparse.ArgumentParser:
+    """A command's parser with help, an example, and the workspace option where it has one."""
+    parser = argparse.ArgumentParser(
+        prog=f"renalplan_{name}",
+        description=text,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    if name not in ("phantom", "evaluate"):
+        parser.add_argument(
+            "--workspace",
+            help="folder with raw/, preprocessed/ and results/ "
+            "(default: RENALPLAN_WORKSPACE, else ./renalplan_workspace)",
+        )
+    return parser
+
+
+def require_folder(out: Path) -> None:
+    """An output must be a folder, or a name still free.
+
+    Raises:
+        UsageError: it is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"output {out} is not a folder; choose another name.")
+
+
+def add_task(parser: argparse.ArgumentParser) -> None:
+    """The positional TASK."""
+    parser.add_argument("task", metavar="TASK", help="dataset folder, its name, or its number")
+
+
+def add_workers(parser: argparse.ArgumentParser, what: str) -> None:
+    """--workers, with what it means here."""
+    parser.add_argument("--workers", type=int, metavar="N", help=what)
