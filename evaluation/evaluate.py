@@ -54,11 +54,11 @@ class Pair:
 
 
 def evaluate_folders(
-    predictions: Path,
-    references: Path,
+    predictions: str | Path,
+    references: str | Path,
     scheme_or_dataset_json: LabelScheme | Path | None = None,
-    out: Path | None = None,
-    images: Path | None = None,
+    out: str | Path | None = None,
+    images: str | Path | None = None,
     workers: int = 0,
     *,
     cases: Collection[str] | None = None,
@@ -86,6 +86,9 @@ def evaluate_folders(
         DatasetError: files that are unreadable, on different grids or with undeclared labels;
             all of them are named and nothing is written.
     """
+    predictions, references = Path(predictions), Path(references)
+    out = Path(out) if out else None
+    images = Path(images) if images else None
     pairs, extra = pair_files(predictions, references, cases)
     scans = find_scans(images) if images is not None else {}
     files = [p for pair in pairs for p in (pair.reference, pair.prediction) if p is not None]

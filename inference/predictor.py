@@ -93,7 +93,7 @@ class Predictor:
     @classmethod
     def from_model(
         cls,
-        path: Path | ModelFolder,
+        path: str | Path | ModelFolder,
         folds: list[str] | None = None,
         options: InferenceOptions | None = None,
         *,
@@ -110,7 +110,7 @@ class Predictor:
         Raises:
             ModelError: the folder is no model, or a fold is not finished.
         """
-        model = path if isinstance(path, ModelFolder) else ModelFolder.open(path)
+        model = path if isinstance(path, ModelFolder) else ModelFolder.open(Path(path))
         if not (unfinished and folds):
             folds = model.choose_folds(folds)
         spec = model.record.segmenter

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from renalplan.commands import add_task, add_workers, command, make_parser, require_folder
 from renalplan.errors import UsageError
+from renalplan.plan_files import plan_names
 from renalplan.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -47,25 +48,25 @@ def plan_and_preprocess(arguments: list[str] | None = None) -> int:
     parser = make_parser(
         "plan_and_preprocess",
         "Measure a dataset, plan spacing, patch size and stages, and preprocess it. "
-        "Running it again does only what is missing or out of date.",
+        "Running it again does only what is missing or out of date; without planning options it "
+        "plans as last time.",
         "renalplan_plan_and_preprocess 101 --gpu_memory 10",
     )
     add_task(parser)
     add_workers(parser, "processes (default: one a core; 0: this one)")
-    parser.add_argument(
-        "--planner", default="renal", help="renal, nnunet, resenc_m, resenc_l, resenc_xl"
-    )
+    parser.add_argument("--planner", help="renal (default), nnunet, resenc_m, resenc_l, resenc_xl")
     parser.add_argument("--gpu_memory", type=float, metavar="GB", help="memory target of training")
     parser.add_argument(
         "--cascade",
-        default="auto",
         choices=("auto", "none", "locate", "lowres"),
-        help="stages: decided from the data, one, kidney regions first, or low resolution first",
+        help="stages: decided from the data (default), one, kidney regions first, or low resolution first",
     )
     parser.add_argument(
         "--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help="target spacing in mm"
     )
-    parser.add_argument("--base_features", type=int, default=32, help="channels of the first level")
+    parser.add_argument(
+        "--base_features", type=int, help="channels of the first level (default 32)"
+    )
     parser.add_argument("--plan_name", help="name of the plan (default: the planner's)")
     parser.add_argument(
         "--configuration", nargs="+", help="what to preprocess (default: the plan's)"
@@ -76,14 +77,16 @@ def plan_and_preprocess(arguments: list[str] | None = None) -> int:
     from renalplan.planners.options import PlanOptions
     from renalplan.planning import plan_and_preprocess as run
 
-    options = PlanOptions(
-        planner=given.planner,
-        gpu_memory_gb=given.gpu_memory,
-        cascade=given.cascade,
-        spacing=tuple(given.spacing) if given.spacing else None,
-        base_features=given.base_features,
-        name=given.plan_name,
-    )
+    wishes = {
+        "planner": given.planner,
+        "gpu_memory_gb": given.gpu_memory,
+        "cascade": given.cascade,
+        "spacing": tuple(given.spacing) if given.spacing else None,
+        "base_features": given.base_features,
+        "name": given.plan_name,
+    }
+    stated = {name: value for name, value in wishes.items() if value is not None}
+    options = PlanOptions(**stated) if stated else None
     planned = run(
         given.task,
         options=options,
@@ -100,6 +103,8 @@ def _print_plan(planned: Planned) -> None:
     plan = planned.plan
     edited = " (edited by hand, honoured)" if planned.edited else ""
     print(f"plan {plan.name}{edited}: {planned.folder / 'plan.json'}")
+    if planned.replaced:
+        print(f"  this replaces the plan that stood there: {planned.replaced}")
     for stage in plan.run():
         forecast = f", about {stage.forecast.training_memory_gb:.1f} GB" if stage.forecast else ""
         spacing = " x ".join("own" if s is None else f"{s:.3g}" for s in stage.spacing)
@@ -111,7 +116,8 @@ def _print_plan(planned: Planned) -> None:
     for warning in plan.warnings:
         print(f"  warning: {warning}")
     state = f"{planned.stored} cases preprocessed" if planned.stored else "everything is up to date"
-    print(f"{state}. Next: renalplan_train {plan.dataset} 0 UNet")
+    choice = f" --plan {plan.name}" if len(plan_names(planned.folder.parent)) > 1 else ""
+    print(f"{state}. Next: renalplan_train {plan.dataset} 0 UNet{choice}")
 
 
 @command
@@ -175,7 +181,8 @@ def _show_settings(trainer: str) -> int:
     from renalplan.trainers.settings import flat_settings
 
     kind = find_trainer(trainer)
-    print(f"{trainer}: {(kind.__doc__ or '').strip().splitlines()[0]}")
+    summary = (kind.__doc__ or "").strip().partition("\n")[0]
+    print(f"{trainer}: {summary}" if summary else trainer)
     for name, (value, text) in flat_settings(kind.Settings()).items():
         print(f"  {name}={value}" + (f"  ({text})" if text else ""))
     return 0
@@ -201,12 +208,14 @@ def predict(arguments: list[str] | None = None) -> int:
         "-f", dest="folds", nargs="+", help="folds to average (default: all finished)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps")
-    parser.add_argument("--step", type=float, default=0.5, help="window distance / patch size")
+    parser.add_argument(
+        "--step", type=float, default=0.5, help="window distance / patch size (default 0.5)"
+    )
     parser.add_argument(
         "--tta",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="average over mirrored copies: a little better, eight times slower",
+        help="average over mirrored copies: a little better, eight times slower (default: no)",
     )
     parser.add_argument(
         "--save_probabilities", action="store_true", help="also write probabilities"

@@ -163,15 +163,16 @@ def require_channels(
         DatasetError: a channel is missing or there is one too many.
     """
     wanted = range(len(names))
+    if extra := sorted(i for i in channels if i not in wanted):
+        path = channels[extra[0]]
+        raise DatasetError(
+            f"{path} reads as channel {extra[0]} of the case {case_id}, but the channels are "
+            f"{', '.join(f'{i:04d} ({n})' for i, n in enumerate(names))}; rename it."
+        )
     if missing := [i for i in wanted if i not in channels]:
         listing = ", ".join(f"{case_id}_{i:04d} ({names[i]})" for i in missing)
         raise DatasetError(
             f"{folder}: {listing} is missing; every case needs {len(names)} channels."
-        )
-    if extra := sorted(i for i in channels if i not in wanted):
-        raise DatasetError(
-            f"{channels[extra[0]]} is channel {extra[0]}, but there are only {len(names)} "
-            f"channels: {', '.join(names)}."
         )
     return tuple(channels[i] for i in wanted)
 

@@ -17,18 +17,20 @@ Report = Callable[[str], None]
 
 
 def check_dataset(
-    dataset: Dataset, *, workers: int = 0, on_case: Report | None = None
+    dataset: Dataset | str | Path, *, workers: int = 0, on_case: Report | None = None
 ) -> list[str]:
     """Read everything and list what is wrong.
 
     Args:
-        dataset: The dataset.
+        dataset: The dataset, or its folder.
         workers: Processes to read with.
         on_case: Called with each case id when it has been read.
 
     Returns:
         One sentence a problem, in the order of cases; empty if the dataset is sound.
     """
+    if not isinstance(dataset, Dataset):
+        dataset = Dataset.open(Path(dataset))
     problems, cases = list_cases(dataset)
     found: dict[str, list[str]] = {}
     for case, result in map_cases(check_case, cases, dataset.scheme, workers=workers):

@@ -7,6 +7,7 @@ another one.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,6 +109,22 @@ class StagePlan(Record):
         if self.region == "kidney" and self.previous is None:
             raise ValueError(
                 f"stage {self.name} works on kidney regions and needs a previous stage"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _patch_fits_network(self) -> StagePlan:
+        strides = self.network.arguments.get("strides")
+        if not strides:
+            return self
+        divisors = [math.prod(int(stride[axis]) for stride in strides) for axis in range(3)]
+        if any(n % d for n, d in zip(self.patch_size, divisors, strict=True)):
+            nearest = tuple(
+                max(d, round(n / d) * d) for n, d in zip(self.patch_size, divisors, strict=True)
+            )
+            raise ValueError(
+                f"stage {self.name}: patch_size {self.patch_size} does not fit the network, which "
+                f"needs multiples of {tuple(divisors)}; the nearest is {nearest}"
             )
         return self
 

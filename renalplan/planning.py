@@ -11,7 +11,6 @@ import numpy as np
 from renalplan.dataset import Case, Dataset
 from renalplan.errors import RenalplanError, UsageError
 from renalplan.files import (
-    Record,
     atomic_file,
     read_record,
     remove_leftovers,
@@ -22,6 +21,7 @@ from renalplan.integrity import quick_check
 from renalplan.labels import LabelScheme
 from renalplan.parallel import map_cases
 from renalplan.plan import Plan
+from renalplan.plan_files import remembered_options, settle_plan
 from renalplan.progress import track
 from renalplan.splits import load_splits
 from renalplan.workspace import Workspace
@@ -30,17 +30,8 @@ if TYPE_CHECKING:
     from renalplan.planners.fingerprint import Fingerprint
     from renalplan.planners.options import PlanOptions
 
-PLAN = "plan.json"
 FINGERPRINT = "fingerprint.json"
 SPLITS = "splits.json"
-
-
-class PlanOrigin(Record):
-    """plan_origin.json: what a plan was made from, and what it was when we wrote it."""
-
-    fingerprint: str
-    options: str
-    written: str
 
 
 @dataclass(frozen=True)
@@ -51,12 +42,14 @@ class Planned:
         plan: The plan in force.
         folder: Its folder, with one store a stage.
         edited: The plan file was changed by hand and is honoured.
+        replaced: What is different from the plan that stood there before, in words.
         stored: How many cases had to be preprocessed now.
     """
 
     plan: Plan
     folder: Path
     edited: bool
+    replaced: str
     stored: int
 
 
@@ -74,7 +67,7 @@ def plan_and_preprocess(
 
     Args:
         task: Dataset folder, name or number.
-        options: How to plan.
+        options: How to plan; None plans as last time, or by the defaults the first time.
         configurations: Which of the plan's configurations to preprocess; the default one if None.
         workspace: Where results go.
         workers: Processes; None chooses by the number of cores.
@@ -85,12 +78,11 @@ def plan_and_preprocess(
         UsageError: no such dataset, planner or configuration.
         DatasetError: something is wrong with the dataset.
     """
-    from renalplan.planners.options import PlanOptions
     from renalplan.planners.planner import PLANNERS
 
     workspace = workspace or Workspace.find()
-    options = options or PlanOptions()
-    if options.planner not in PLANNERS:  # before the dataset is measured, which takes its time
+    if options is not None and options.planner not in PLANNERS:
+        # before the dataset is measured, which takes its time
         raise UsageError(f"no planner {options.planner!r}; there are {', '.join(PLANNERS)}.")
     dataset = Dataset.open(workspace.dataset_folder(task))
     quick_check(dataset)
@@ -106,7 +98,9 @@ def plan_and_preprocess(
     fingerprint = load_fingerprint(dataset, cases, hashes, folder, workers, progress)
     write_json(folder / "dataset.json", dataset.description)
     load_splits(folder / SPLITS, {case.id: case.patient for case in cases})
-    plan, plan_folder, edited = settle_plan(fingerprint, options, folder, replan)
+    options = options or remembered_options(folder)
+    settled = settle_plan(fingerprint, options, folder, replan)
+    plan, plan_folder = settled.plan, settled.folder
     names = configurations or [plan.default_configuration]
     stages = {stage.name: stage for name in names for stage in plan.run(name)}
     job = StoreJob(plan, dataset.scheme, plan_folder)
@@ -114,7 +108,13 @@ def plan_and_preprocess(
     done = store_dataset(cases, hashes, job, list(stages.values()), workers)
     for _ in track(done, todo, "preprocess", progress):
         pass
-    return Planned(plan=plan, folder=plan_folder, edited=edited, stored=todo)
+    return Planned(
+        plan=plan,
+        folder=plan_folder,
+        edited=settled.edited,
+        replaced=settled.replaced,
+        stored=todo,
+    )
 
 
 def _meaning(dataset: Dataset) -> str:
@@ -185,57 +185,3 @@ def _read_cached(path: Path):  # type: ignore[no-untyped-def]
 
     with np.load(path, allow_pickle=False) as archive:
         return CaseFingerprint.model_validate_json(str(archive["json"])), archive["samples"]
-
-
-def settle_plan(
-    fingerprint: Fingerprint, options: PlanOptions, folder: Path, replan: bool
-) -> tuple[Plan, Path, bool]:
-    """The plan in force: an edited one, the one there is, or a new one.
-
-    Raises:
-        UsageError: the plan was edited by hand, but the dataset or the options have changed.
-    """
-    from renalplan.planners.planner import make_plan
-
-    plan = make_plan(fingerprint, options, len(fingerprint.cases))
-    plan_folder = folder / plan.name
-    path, origin_path = plan_folder / PLAN, plan_folder / "plan_origin.json"
-    origin = PlanOrigin(
-        fingerprint=value_hash(fingerprint),
-        options=value_hash(repr(options)),
-        written=value_hash(plan),
-    )
-    if path.is_file() and not replan:
-        standing = Plan.load(path)
-        known = read_record(origin_path, PlanOrigin) if origin_path.is_file() else None
-        if known is None or value_hash(standing) != known.written:
-            # a person's decision stands, as long as it was made for this dataset and these options
-            if known and (known.fingerprint, known.options) != (origin.fingerprint, origin.options):
-                raise UsageError(
-                    f"{path} was edited by hand, and since then the dataset or the options have "
-                    "changed; add --replan to replace it, or give the new plan another --plan_name."
-                )
-            return standing, plan_folder, True
-    plan.save(path)
-    write_json(origin_path, origin)
-    return plan, plan_folder, False
-
-
-def find_plan(workspace: Workspace, dataset: str, name: str | None) -> tuple[Plan, Path]:
-    """A stored plan: the named one, or the only one there is.
-
-    Raises:
-        UsageError: none, or several and none named.
-    """
-    folder = workspace.preprocessed(dataset)
-    plans = sorted(path.parent.name for path in folder.glob(f"*/{PLAN}"))
-    if not plans:
-        raise UsageError(
-            f"{dataset} has not been planned yet; run renalplan_plan_and_preprocess {dataset} first."
-        )
-    if name is None and len(plans) > 1:
-        raise UsageError(f"{dataset} has the plans {', '.join(plans)}; choose one with --plan.")
-    chosen = name or plans[0]
-    if chosen not in plans:
-        raise UsageError(f"{dataset} has no plan {chosen!r}; it has {', '.join(plans)}.")
-    return Plan.load(folder / chosen / PLAN), folder / chosen

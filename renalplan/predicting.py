@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def find_models(
     workspace: Workspace,
     *,
-    models: list[Path] | None = None,
+    models: Sequence[str | Path] | None = None,
     task: str | None = None,
     trainers: list[str] | None = None,
 ) -> list[ModelFolder]:
@@ -28,7 +29,7 @@ def find_models(
         ModelError: a given folder is no model.
     """
     if models:
-        return [ModelFolder.open(path) for path in models]
+        return [ModelFolder.open(Path(path)) for path in models]
     if task is not None:
         results = workspace.results(_dataset_name(workspace, task))
     else:
@@ -51,10 +52,10 @@ def find_models(
 
 
 def predict(
-    images: Path,
-    out: Path,
+    images: str | Path,
+    out: str | Path,
     *,
-    models: list[Path] | None = None,
+    models: Sequence[str | Path] | None = None,
     task: str | None = None,
     trainers: list[str] | None = None,
     folds: list[str] | None = None,
@@ -86,6 +87,7 @@ def predict(
     Raises:
         UsageError: nothing to predict, or no (single) model.
     """
+    images, out = Path(images), Path(out)
     if images.resolve() == out.resolve() or images.resolve() in out.resolve().parents:
         raise UsageError(f"the output {out} lies inside the input {images}; choose another folder.")
     if not images.exists():

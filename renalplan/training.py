@@ -13,7 +13,8 @@ from renalplan.errors import RenalplanError, TrainingError, UsageError
 from renalplan.files import read_record
 from renalplan.model_folder import ModelFolder
 from renalplan.plan import Plan
-from renalplan.planning import SPLITS, find_plan
+from renalplan.plan_files import find_plan
+from renalplan.planning import SPLITS
 from renalplan.splits import Fold, choose_fold, load_splits, parse_fold
 from renalplan.workspace import Workspace
 

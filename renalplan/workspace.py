@@ -79,7 +79,8 @@ class Workspace:
         hint = (
             f"Did you mean {' or '.join(near)}?"
             if near
-            else "Give a path, or put the folder there."
+            else "Give a path, put the folder there, or name the workspace "
+            "(--workspace or RENALPLAN_WORKSPACE)."
         )
         looked = " and ".join(str(folder) for folder in self.raw_folders)
         raise UsageError(f"no dataset {task!r} in {looked}. {hint}")

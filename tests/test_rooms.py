@@ -20,7 +20,13 @@ ALSO = {
     "inference": (),
     "evaluation": (),
 }
-COMMAND_MODULES = ("cli.py", "planning.py", "training.py", "predicting.py")  # see every room
+COMMAND_MODULES = (
+    "cli.py",
+    "planning.py",
+    "plan_files.py",
+    "training.py",
+    "predicting.py",
+)  # see every room
 LINES, FUNCTION_LINES = 400, 80
 
 

@@ -75,12 +75,14 @@ def fit(phase: TrainedNetwork, task: TrainingTask) -> None:
     try:
         with _progress_bar(phase, task, first) as show:
             for epoch in range(first, phase.epochs):
+                start = time.monotonic()
                 row = _train_epoch(
                     phase, fabric, wrapped, wrapped_optimizer, batches, epoch, base_rates, show
                 )
                 wrapped.eval()
                 with torch.inference_mode():
                     row |= phase.validate(wrapped, task, fabric.device)
+                row["seconds"] = round(time.monotonic() - start, 3)
                 log.add(row)
                 show.finish_epoch(row)
                 save_checkpoint(
@@ -106,7 +108,6 @@ def _train_epoch(
     base_rates: list[float],
     show: _ProgressBar,
 ) -> dict[str, float]:
-    start = time.monotonic()
     network.train()
     steps = phase.epochs * phase.iterations
     losses = torch.zeros((), dtype=torch.float64)
@@ -135,7 +136,6 @@ def _train_epoch(
         "epoch": epoch,
         "loss": float(losses / phase.iterations),
         "learning_rate": base_rates[0] * phase.rate((epoch + 1) * phase.iterations - 1, steps),
-        "seconds": round(time.monotonic() - start, 3),
     }
 
 

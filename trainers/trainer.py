@@ -101,7 +101,7 @@ def open_or_create(path: Path, trainer: Trainer, name: str, *, anew: bool = Fals
     if anew or not (path / "trainer.json").is_file():
         return ModelFolder.create(path, trainer.task.plan, trainer.task.description, record)
     model = ModelFolder.open(path)
-    advice = "give the new model another name with --name, or delete the folder."
+    advice = "give the new model another name with --name."
     if model.plan != trainer.task.plan:
         raise UsageError(f"{path} was trained with another plan; {advice}")
     old, new = model.record, record
@@ -115,7 +115,10 @@ def open_or_create(path: Path, trainer: Trainer, name: str, *, anew: bool = Fals
             if before.get(key) != now.get(key)
         ]
         what = "; ".join(changed) or "other networks"
-        raise UsageError(f"{path} was trained with other settings ({what}); {advice}")
+        raise UsageError(
+            f"{path} was trained with other settings ({what}); repeat the same --set to go on with it, or "
+            f"{advice}"
+        )
     return model
 
 

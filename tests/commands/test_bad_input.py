@@ -177,7 +177,7 @@ PLANNING = [
         two_channels,
     ),
     Situation(
-        "a channel too many", PLAN, ("case_0_0001.nii.gz is channel 1", "only 1 channels: CT"),
+        "a channel too many", PLAN, ("case_0_0001.nii.gz reads as channel 1", "0000 (CT)"),
         lambda: shutil.copy(IMAGE, DATA / "imagesTr/case_0_0001.nii.gz"),
     ),
     Situation(
@@ -196,7 +196,7 @@ PLANNING = [
     Situation("one feature", "plan_and_preprocess 1 --base_features 1", ("between 2 and", "1")),
     Situation("cascade unknown", "plan_and_preprocess 1 --cascade two", ("'two'", "locate")),
     Situation(
-        "edited plan, other data", PLAN, ("plan.json was edited by hand", "add --replan"),
+        "edited plan, other data", PLAN, ("plan.json was edited by hand", "the dataset has changed", "--replan"),
         edited_plan_and_new_data, writes=("work/preprocessed",),
     ),
 ]  # fmt: skip
@@ -292,7 +292,7 @@ PREDICTION = [
     Situation("step zero", f"{PREDICT} --step 0", ("--step 0", "above 0 and at most 1")),
     Situation("device unknown", f"{PREDICT} --device gpu", ("--device gpu", "cuda:N")),
     Situation(
-        "a channel too many", PREDICT, ("new_0001.nii.gz is channel 1", "only 1 channels: CT"),
+        "a channel too many", PREDICT, ("new_0001.nii.gz reads as channel 1", "0000 (CT)"),
         lambda: shutil.copy(SCANS / "new_0000.nii.gz", SCANS / "new_0001.nii.gz"),
     ),
     Situation(

@@ -82,7 +82,7 @@ def test_a_channel_too_many_is_named(make_dataset: Build) -> None:
     folder = make_dataset()
     (folder / "imagesTr" / "case_2_0001.nii.gz").touch()
     with pytest.raises(
-        DatasetError, match=r"case_2_0001.nii.gz is channel 1, but there are only 1"
+        DatasetError, match=r"case_2_0001.nii.gz reads as channel 1 of the case case_2"
     ):
         _ = Dataset.open(folder).training_cases
 
