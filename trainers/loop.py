@@ -81,8 +81,8 @@ def fit(phase: TrainedNetwork, task: TrainingTask) -> None:
                 )
                 wrapped.eval()
                 with torch.inference_mode():
-                    row |= phase.validate(wrapped, task, fabric.device)
-                row["seconds"] = round(time.monotonic() - start, 3)
+                    figures = phase.validate(wrapped, task, fabric.device)
+                row |= {"seconds": round(time.monotonic() - start, 3), **figures}
                 log.add(row)
                 show.finish_epoch(row)
                 save_checkpoint(
