@@ -83,6 +83,14 @@ class Segmenter(ABC):
         self.folds = folds
         self.options = options
 
+    def load(self) -> None:
+        """Load what it needs now, so that a damaged model is not the first scan's failure.
+
+        Raises:
+            ModelError: a network is missing, damaged or not trusted.
+        """
+        return None
+
     @abstractmethod
     def segment(self, volume: Volume) -> ProbabilityField:
         """Probabilities on the volume's canonical grid."""

@@ -100,15 +100,13 @@ def predict(
 
     from renalplan.inference.predictor import Predictor, find_scans
     from renalplan.inference.segmenter import InferenceOptions
-    from renalplan.inference.segmenters.staged import StagedSegmenter
 
     scans = list(find_scans(images, chosen[0].description.channels))
     options = InferenceOptions(device=device, step=step, tta=tta)
     options.torch_device()
     members = [Predictor.from_model(model, folds, options).members[0] for model in chosen]
     for member in members:
-        if isinstance(member, StagedSegmenter):
-            _ = member.networks  # loaded now: a damaged model is not the first scan's failure
+        member.load()
     predictor = Predictor(members)
     with counter(len(scans), "predict", progress) as advance:
         return predictor.predict_folder(

@@ -53,6 +53,10 @@ class StagedSegmenter(Segmenter):
             for stage, phase in self.stages.items()
         }
 
+    def load(self) -> None:
+        """See `Segmenter.load`."""
+        _ = self.networks
+
     def segment(self, volume: Volume) -> ProbabilityField:
         """See `Segmenter.segment`."""
         body = body_box(volume.array)
