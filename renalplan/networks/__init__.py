@@ -6,11 +6,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from renalplan.networks.autoencoder import Autoencoder, Encoder
+    from renalplan.networks.densebiasnet import DenseBiasNet
+    from renalplan.networks.scunet import SCUNet
     from renalplan.networks.unet import UNet
 
-__all__ = ["UNet"]
+__all__ = ["Autoencoder", "DenseBiasNet", "Encoder", "SCUNet", "UNet"]
 
-_HOMES = {"UNet": "renalplan.networks.unet"}
+_HOMES = {
+    "Autoencoder": "renalplan.networks.autoencoder",
+    "DenseBiasNet": "renalplan.networks.densebiasnet",
+    "Encoder": "renalplan.networks.autoencoder",
+    "SCUNet": "renalplan.networks.scunet",
+    "UNet": "renalplan.networks.unet",
+}
 
 
 def __getattr__(name: str) -> Any:
