@@ -6,13 +6,23 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from renalplan.labels import LabelScheme
+from renalplan.trainers import losses
 from renalplan.trainers.losses import (
+    BalancedCrossEntropy,
+    CrossEntropy,
     DeepSupervision,
     DiceCrossEntropy,
+    HardRegionCrossEntropy,
+    HardRegionDice,
+    HardRegionMSE,
+    LossSettings,
+    OnLabels,
     TargetEncoder,
+    build_loss,
     dice_counts,
     masked_mean,
     shrink,
@@ -213,3 +223,81 @@ def test_masked_mean_divides_by_what_counts() -> None:
     assert float(masked_mean(values, torch.tensor([1.0, 1.0, 0.0]))) == 1.5
     assert float(masked_mean(values, torch.zeros(3))) == 0
     assert float(masked_mean(values, None)) == 11
+
+
+def test_every_public_name_is_there() -> None:
+    assert sorted(losses.__all__) == losses.__all__
+    assert all(hasattr(losses, name) for name in losses.__all__)
+
+
+def test_on_labels_leaves_out_what_is_ignored() -> None:
+    scheme = SCHEMES["classes with ignore"]
+    logits, labels = _draw(scheme, "random")
+    truth = labels[:, 0].long()
+    known = truth != 3
+    expected = nn.functional.cross_entropy(logits, truth.clamp(max=2), reduction="none")[known]
+    loss = OnLabels(CrossEntropy(), scheme)(logits, labels)
+    assert float(loss) == pytest.approx(float(expected.mean()))
+
+
+def test_on_labels_gives_regions_that_overlap() -> None:
+    scheme = SCHEMES["regions with ignore"]
+    logits, labels = _draw(scheme, "random")
+    truth = torch.cat([(labels == 1) | (labels == 2), labels == 2], 1).float()
+    expected = nn.functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    known = (labels != 3).expand_as(expected)
+    loss = OnLabels(CrossEntropy(exclusive=False), scheme)(logits, labels)
+    assert float(loss) == pytest.approx(float(expected[known].mean()))
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_losses_are_built_by_name_with_what_the_settings_say(name: str) -> None:
+    scheme = SCHEMES[name]
+    logits, labels = _draw(scheme, "random")
+    target, mask = TargetEncoder(scheme)(labels)
+    exclusive = not scheme.has_regions
+    expected = {
+        "ce": CrossEntropy(exclusive=exclusive),
+        "hra_ce": HardRegionCrossEntropy(0.3, average="selected", exclusive=exclusive),
+        "hra_dice": HardRegionDice(0.3, exclusive=exclusive, over_batch=True),
+        "hra_mse": HardRegionMSE(0.3, average="selected", exclusive=exclusive),
+        "balanced_ce": BalancedCrossEntropy(0.3, exclusive=exclusive),
+    }
+    for kind, loss in expected.items():
+        settings = LossSettings.model_validate(
+            {"name": kind, "threshold": 0.3, "average": "selected"}
+        )
+        built = build_loss(scheme, settings, over_batch=True)
+        assert torch.equal(built(logits, labels), loss(logits, target, mask)), kind
+    for over_batch in (False, True):
+        built = build_loss(scheme, LossSettings(), over_batch=over_batch)
+        expected_default = DiceCrossEntropy(scheme, over_batch=over_batch)(logits, labels)
+        assert torch.equal(built(logits, labels), expected_default)
+
+
+@pytest.mark.parametrize("kind", ["ce", "hra_ce", "hra_dice", "hra_mse", "balanced_ce"])
+def test_every_loss_learns_over_the_resolutions_of_deep_supervision(kind: str) -> None:
+    scheme = SCHEMES["classes with ignore"]
+    torch.manual_seed(0)
+    labels = torch.randint(0, 4, (1, 1, 8, 8, 8), dtype=torch.int16)
+    outputs = [torch.zeros(1, 3, n, n, n, requires_grad=True) for n in (8, 4, 2)]
+    loss = DeepSupervision(build_loss(scheme, LossSettings.model_validate({"name": kind})))
+    optimizer = torch.optim.SGD(outputs, lr=1.0)
+    values = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        value = loss(outputs, labels)
+        value.backward()
+        optimizer.step()
+        values.append(value.item())
+    assert values[-1] < values[0]
+    assert [bool(output.any()) for output in outputs] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"name": "focal"}, {"threshold": 1}, {"threshold": -0.1}, {"threshold": "nan"}, {"T": 0.1}],
+)
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        LossSettings.model_validate(wrong)

@@ -1,0 +1,37 @@
+"""Losses on logits.
+
+Read in this order: `targets` (label maps -> what losses compare with), `dice` (the default, Dice +
+cross-entropy), `voxels` (what the losses below share), `entropy`, `hard_regions`, `balanced`,
+`deep_supervision`, `choice` (a loss by its name), `counts` (Dice of held-out patches).
+"""
+
+from renalplan.trainers.losses.balanced import BalancedCrossEntropy
+from renalplan.trainers.losses.choice import LossSettings, build_loss
+from renalplan.trainers.losses.counts import dice_counts
+from renalplan.trainers.losses.deep_supervision import DeepSupervision, shrink
+from renalplan.trainers.losses.dice import DiceCrossEntropy, masked_mean, soft_dice
+from renalplan.trainers.losses.entropy import CrossEntropy
+from renalplan.trainers.losses.hard_regions import (
+    HardRegionCrossEntropy,
+    HardRegionDice,
+    HardRegionMSE,
+)
+from renalplan.trainers.losses.targets import OnLabels, TargetEncoder
+
+__all__ = [
+    "BalancedCrossEntropy",
+    "CrossEntropy",
+    "DeepSupervision",
+    "DiceCrossEntropy",
+    "HardRegionCrossEntropy",
+    "HardRegionDice",
+    "HardRegionMSE",
+    "LossSettings",
+    "OnLabels",
+    "TargetEncoder",
+    "build_loss",
+    "dice_counts",
+    "masked_mean",
+    "shrink",
+    "soft_dice",
+]
