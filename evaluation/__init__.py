@@ -1,7 +1,7 @@
 """Label maps -> numbers and pictures.
 
 In the order of the data: `structures` says what is scored, `space` whether two files can be
-compared, `overlap` compares two masks, `cases` one case, `aggregate` all of them, `evaluate` two
-folders, `crossval` several folds; `figures` draws a case, `pictures` picks the cases to draw,
-`strip` and `summary` make the page.
+compared, `overlap`, `surface` and `centerline` compare two masks, `cases` one case, `aggregate` all
+of them, `evaluate` two folders, `crossval` several folds; `figures` draws a case, `pictures` picks
+the cases to draw, `strip` and `summary` make the page.
 """

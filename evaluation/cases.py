@@ -1,35 +1,49 @@
-"""One case's two label files -> one row of scores for each structure.
+"""One case's two label files -> one row of scores and distances for each structure.
 
-A metric added later is a file beside `overlap`, a name in `SCORES` and a line in `_scores`.
-Which structures there are is decided by `structures`, averages by `aggregate`.
+A metric added later is a file beside `overlap`, a name in `SCORES` or `DISTANCES` and a line in
+`_scores`: scores are shares from 0 to 1 of which 1 is best, distances are mm of which 0 is best.
+A distance that a structure does not have (`distances_of`) is NaN in its row. Which structures there
+are is decided by `structures`, averages by `aggregate`.
 
 Voxels that the reference marks with the ignore value are left out of both masks, and so of the
-volumes. A prediction's own ignore voxels belong to no structure: a prediction cannot excuse itself.
+volumes and surfaces. A prediction's own ignore voxels belong to no structure: a prediction cannot
+excuse itself.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from renalplan.errors import DatasetError
+from renalplan.evaluation.centerline import centerline_distance, is_tubular
 from renalplan.evaluation.overlap import overlap
 from renalplan.evaluation.space import require_same_space
+from renalplan.evaluation.surface import diagonal_mm, surface_distances
 from renalplan.files import TEMPORARY
-from renalplan.geometry import Spacing, box_slices, mask_box
+from renalplan.geometry import Shape, Spacing, box_slices, mask_box
 from renalplan.images import Volume, image_ending, read_volume
 from renalplan.labels import LabelScheme
 
 SCORES = ("dice", "iou", "sensitivity", "precision")
-COLUMNS = ("case", "structure", *SCORES, "reference_ml", "predicted_ml", "note")
+SURFACE_DISTANCES = ("hausdorff_mm", "hd95_mm", "average_hausdorff_mm")
+CENTERLINE = "centerline_mm"
+DISTANCES = (*SURFACE_DISTANCES, CENTERLINE)
+COLUMNS = ("case", "structure", *SCORES, *DISTANCES, "reference_ml", "predicted_ml", "note")
 MISSING = "missing"  # note of a case that has no prediction
 BOTH_EMPTY = "both empty"
 REFERENCE_EMPTY = "reference empty"
 PREDICTION_EMPTY = "prediction empty"
 
 Row = dict[str, str | float]  # its keys are COLUMNS
+
+
+def distances_of(structure: str) -> tuple[str, ...]:
+    """The distances a structure has: the centerline's only if its name is a tube's."""
+    return DISTANCES if is_tubular(structure) else SURFACE_DISTANCES
 
 
 def find_label_maps(folder: Path) -> dict[str, Path]:
@@ -82,6 +96,7 @@ def score_labels(
     case_id: str, reference: NDArray, prediction: NDArray, spacing: Spacing, scheme: LabelScheme
 ) -> list[Row]:
     """Score two label arrays (z, y, x) of one shape; see `evaluate_case`."""
+    scan: Shape = reference.shape
     box = mask_box((reference > 0) | (prediction > 0))
     if box is not None:  # beyond it both are background, which no structure's score counts
         reference, prediction = reference[box_slices(box)], prediction[box_slices(box)]
@@ -90,12 +105,13 @@ def score_labels(
     for name, values in scheme.foreground.items():
         truth = np.isin(reference, values) & counted
         found = np.isin(prediction, values) & counted
-        rows.append({"case": case_id, "structure": name, **_scores(truth, found, spacing)})
+        scores = _scores(name, truth, found, spacing, scan)
+        rows.append({"case": case_id, "structure": name, **scores})
     return rows
 
 
 def missed_case(case_id: str, reference: Path, scheme: LabelScheme) -> list[Row]:
-    """Rows of a case that has no prediction: 0 in every score of every structure.
+    """Rows of a case without prediction: score 0, distance the scan's diagonal, in every structure.
 
     Also for structures that the reference does not hold, so that a lost case never scores better
     than any prediction of it would.
@@ -107,7 +123,12 @@ def missed_case(case_id: str, reference: Path, scheme: LabelScheme) -> list[Row]
     _require_declared(reference, truth, scheme)
     nothing = np.zeros_like(truth.array[0])
     rows = score_labels(case_id, truth.array[0], nothing, truth.spacing, scheme)
-    return [{**row, **dict.fromkeys(SCORES, 0.0), "note": MISSING} for row in rows]
+    worst = diagonal_mm(nothing.shape, truth.spacing)
+    for row in rows:
+        row |= dict.fromkeys(SCORES, 0.0)
+        row |= dict.fromkeys(distances_of(str(row["structure"])), worst)
+        row["note"] = MISSING
+    return rows
 
 
 def present_values(labels: NDArray) -> list[int]:
@@ -121,9 +142,18 @@ def present_values(labels: NDArray) -> list[int]:
     return [int(value) for value in np.flatnonzero(seen)]
 
 
-def _scores(reference: NDArray, prediction: NDArray, spacing: Spacing) -> Row:
+def _scores(
+    structure: str, reference: NDArray, prediction: NDArray, spacing: Spacing, scan: Shape
+) -> Row:
     result = overlap(reference, prediction, spacing)
     scores: Row = {score: getattr(result, score) for score in SCORES}
+    surface = surface_distances(reference, prediction, spacing, scan)
+    scores |= {distance: getattr(surface, distance) for distance in SURFACE_DISTANCES}
+    scores[CENTERLINE] = (
+        centerline_distance(reference, prediction, spacing, scan)
+        if CENTERLINE in distances_of(structure)
+        else math.nan
+    )
     scores["reference_ml"], scores["predicted_ml"] = result.reference_ml, result.predicted_ml
     return {**scores, "note": _note(result.reference_ml > 0, result.predicted_ml > 0)}
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from renalplan.errors import DatasetError, UsageError
 from renalplan.evaluation.aggregate import Summary, summarise
-from renalplan.evaluation.cases import COLUMNS, MISSING, SCORES
+from renalplan.evaluation.cases import COLUMNS, DISTANCES, MISSING, SCORES, distances_of
 from renalplan.evaluation.evaluate import PAGE, PER_CASE, write_table
 from renalplan.evaluation.summary import summary_page
 from renalplan.files import Record, write_json, write_text
@@ -27,7 +27,8 @@ class CrossValidationSummary(Record):
 
     Attributes:
         cases_of_folds: Fold -> number of its cases.
-        fold_means: Structure -> score -> fold -> mean over that fold's cases.
+        fold_means: Structure -> score or distance -> fold -> mean over that fold's cases; a
+            distance the structure does not have is not there.
         overall: Numbers over the cases of all folds.
     """
 
@@ -98,6 +99,8 @@ def read_table(path: Path) -> pd.DataFrame:
         if lacking := [name for name in COLUMNS if name not in table.columns]:
             raise DatasetError(f"{path} lacks the columns {lacking}; evaluate this fold again.")
         numbers = [name for name in COLUMNS if name not in ("case", "structure", "note")]
+        absent = _without(table)
+        table[numbers] = table[numbers].mask(absent[numbers], "nan")
         # from text, since pandas' own reading of numbers rounds the last digit
         table[numbers] = table[numbers].astype(float)
     except FileNotFoundError:
@@ -108,9 +111,18 @@ def read_table(path: Path) -> pd.DataFrame:
         raise DatasetError(f"{path} cannot be read as a table: {problem}.") from None
     if table.empty:
         raise DatasetError(f"{path} has no rows; evaluate this fold again.")
-    if not np.isfinite(table[numbers].to_numpy()).all():
+    if not (np.isfinite(table[numbers].to_numpy()) | absent[numbers].to_numpy()).all():
         raise DatasetError(f"{path} has numbers that are not finite; evaluate this fold again.")
     return table
+
+
+def _without(table: pd.DataFrame) -> pd.DataFrame:
+    """Where an empty cell is right: in the distances that the row's structure does not have."""
+    absent = pd.DataFrame(False, index=table.index, columns=table.columns)
+    for name in DISTANCES:
+        lacking = [name not in distances_of(structure) for structure in table["structure"]]
+        absent[name] = np.array(lacking, bool) & (table[name] == "").to_numpy()
+    return absent
 
 
 def _require_one_sample(tables: dict[int, pd.DataFrame], folders: dict[int, Path]) -> None:
@@ -134,9 +146,9 @@ def _require_one_sample(tables: dict[int, pd.DataFrame], folders: dict[int, Path
 
 def _fold_means(tables: dict[int, pd.DataFrame], structure: str) -> dict[str, dict[int, float]]:
     return {
-        score: {
-            fold: float(table.loc[table["structure"] == structure, score].mean())
+        name: {
+            fold: float(table.loc[table["structure"] == structure, name].mean())
             for fold, table in tables.items()
         }
-        for score in SCORES
+        for name in (*SCORES, *distances_of(structure))
     }

@@ -79,7 +79,8 @@ def evaluate_folders(
 
     Returns:
         Table and summary. A reference without prediction counts as a failed case (score 0,
-        noted `missing`); a prediction without reference is reported and counts nowhere.
+        distance the scan's diagonal, noted `missing`); a prediction without reference is reported
+        and counts nowhere.
 
     Raises:
         UsageError: the folders have no case in common, or `cases` names one without reference.

@@ -8,7 +8,8 @@ then improve the average. What an empty mask scores:
     empty       not empty    0      0     0             0
     not empty   empty        0      0     0             0
 
-Averaging over cases is left to `aggregate`, reading files to `cases`.
+Distances in mm are `surface`'s and `centerline`'s business, averaging over cases is `aggregate`'s,
+reading files is `cases`'.
 """
 
 from __future__ import annotations
@@ -65,11 +66,7 @@ def overlap(reference: NDArray, prediction: NDArray, spacing: Spacing) -> Overla
     Raises:
         DatasetError: the masks differ in shape.
     """
-    if reference.shape != prediction.shape:
-        raise DatasetError(
-            f"a reference of shape {reference.shape} cannot be compared with a prediction of shape "
-            f"{prediction.shape}; resample one of them."
-        )
+    require_same_shape(reference, prediction)
     truth, found = reference.astype(bool, copy=False), prediction.astype(bool, copy=False)
     true_positives = int(np.count_nonzero(truth & found))
     in_truth, in_found = int(np.count_nonzero(truth)), int(np.count_nonzero(found))
@@ -92,3 +89,16 @@ def overlap(reference: NDArray, prediction: NDArray, spacing: Spacing) -> Overla
         false_positives=in_found - true_positives,
         false_negatives=in_truth - true_positives,
     )
+
+
+def require_same_shape(reference: NDArray, prediction: NDArray) -> None:
+    """Refuse two masks of different shape.
+
+    Raises:
+        DatasetError: the masks differ in shape.
+    """
+    if reference.shape != prediction.shape:
+        raise DatasetError(
+            f"a reference of shape {reference.shape} cannot be compared with a prediction of shape "
+            f"{prediction.shape}; resample one of them."
+        )

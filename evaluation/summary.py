@@ -11,14 +11,20 @@ from html import escape
 
 import pandas as pd
 
-from renalplan.evaluation.aggregate import StructureSummary, Summary, by_case
-from renalplan.evaluation.cases import MISSING
+from renalplan.evaluation.aggregate import Spread, StructureSummary, Summary, by_case
+from renalplan.evaluation.cases import CENTERLINE, MISSING
 from renalplan.evaluation.figures import colour_of
 from renalplan.evaluation.pictures import Picture
 from renalplan.evaluation.strip import strip_plot
 
 NOTHING = "&ndash;"  # in a table cell without a value
 NAMES_SHOWN = 40  # of missing or extra cases; summary.json has all
+DISTANCE_HEADS = {  # what the field calls the columns, the most telling one first
+    "average_hausdorff_mm": "Mean surface distance (Eq. 4)",
+    CENTERLINE: "Centerline distance",
+    "hd95_mm": "Hausdorff 95 %",
+    "hausdorff_mm": "Hausdorff",
+}
 CAPTION = (
     "Solid: reference. Dashed: prediction. The slices run through the largest structure; the "
     "patient's right is on the left of the picture. "
@@ -87,6 +93,8 @@ def summary_page(
         *_warnings(summary),
         "<h2>Structures</h2>",
         f'<div class="card">{_structure_table(summary, colours)}</div>',
+        "<h2>Distances in mm, mean ± sd</h2>",
+        f'<div class="card">{_distance_table(summary, colours)}</div>',
         "<h2>Dice of every case</h2>",
         f'<div class="card">{strip_plot(table, colours)}'
         '<p class="soft">A dot is a case, the line the median, the box the middle half.</p></div>',
@@ -159,7 +167,7 @@ def _structure_cells(found: StructureSummary) -> list[str]:
     error = found.volume_error_ml
     return [
         str(found.n),
-        f"{dice.mean:.3f}" + ("" if dice.sd is None else f" ± {dice.sd:.3f}"),
+        _mean_sd(dice, 3),
         f"{dice.median:.3f}",
         f"{dice.min:.3f}",
         f"{found.scores['sensitivity'].mean:.3f}",
@@ -167,6 +175,25 @@ def _structure_cells(found: StructureSummary) -> list[str]:
         NOTHING if error is None else f"{error:+.1f} ml",
         escape(found.worst_case),
     ]
+
+
+def _distance_table(summary: Summary, colours: dict[str, str]) -> str:
+    names = [name for name in DISTANCE_HEADS if name in summary.means]
+    head = ("Structure", *(DISTANCE_HEADS[name] for name in names), "Largest Hausdorff")
+    rows = [
+        [
+            f"{_dot(colours[structure])}{escape(structure)}",
+            *(_mean_sd(found.scores[n], 2) if n in found.scores else NOTHING for n in names),
+            f"{found.scores['hausdorff_mm'].max:.2f}",
+        ]
+        for structure, found in summary.structures.items()
+    ]
+    return _table(head, rows)
+
+
+def _mean_sd(values: Spread, digits: int) -> str:
+    sd = "" if values.sd is None else f" ± {values.sd:.{digits}f}"
+    return f"{values.mean:.{digits}f}{sd}"
 
 
 def _case_card(picture: Picture, table: pd.DataFrame, colours: dict[str, str]) -> str:

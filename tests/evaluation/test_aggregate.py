@@ -1,15 +1,33 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from renalplan.evaluation.aggregate import by_case, spread, summarise, to_table
-from renalplan.evaluation.cases import Row
+from renalplan.evaluation.cases import (
+    CENTERLINE,
+    DISTANCES,
+    SCORES,
+    SURFACE_DISTANCES,
+    Row,
+    distances_of,
+)
 
 
 def row(case: str, structure: str, dice: float, note: str = "", predicted_ml: float = 3.0) -> Row:
     scores = dict.fromkeys(("dice", "iou", "sensitivity", "precision"), dice)
+    distances = dict.fromkeys(SURFACE_DISTANCES, 10 * (1 - dice))
+    distances[CENTERLINE] = 5 * (1 - dice) if CENTERLINE in distances_of(structure) else math.nan
     volumes = {"reference_ml": 2.0, "predicted_ml": predicted_ml}
-    return {"case": case, "structure": structure, **scores, **volumes, "note": note}
+    return {
+        "case": case,
+        "structure": structure,
+        **scores,
+        **distances,
+        **volumes,
+        "note": note,
+    }
 
 
 ROWS = [
@@ -28,7 +46,7 @@ def test_numbers_of_a_structure_counted_by_hand() -> None:
     assert dice.mean == pytest.approx(1.6 / 3)
     # deviations 11/30, 5/30, -16/30: squares sum to 402/900, divided by n - 1 = 2
     assert dice.sd == pytest.approx((402 / 900 / 2) ** 0.5)
-    assert (dice.median, dice.min) == (0.7, 0.0)
+    assert (dice.median, dice.min, dice.max) == (0.7, 0.0, 0.9)
     assert (kidney.n, kidney.worst_case, kidney.notes) == (3, "c", {"missing": 1})
     assert kidney.volume_error_ml == pytest.approx(1.0)  # the missing case says nothing of volume
 
@@ -43,6 +61,24 @@ def test_structures_count_equally_in_the_mean() -> None:
     summary = summarise(to_table(ROWS), missing=("c",), extra=("x",))
     assert summary.means["dice"] == pytest.approx((1.6 / 3 + 0.4 / 3) / 2)
     assert (summary.cases, summary.predictions) == (3, 2)
+
+
+def test_the_worst_of_a_distance_is_its_largest() -> None:
+    found = summarise(to_table(ROWS)).structures["kidney"].scores["hausdorff_mm"]
+    assert found.mean == pytest.approx((1 + 3 + 10) / 3)
+    assert (found.median, found.min, found.max) == pytest.approx((3, 1, 10))
+
+
+def test_only_tubes_have_a_centerline_and_only_they_are_averaged() -> None:
+    assert set(summarise(to_table(ROWS)).means) == {*SCORES, *SURFACE_DISTANCES}
+    rows = [*ROWS, row("a", "renal artery", 0.5), row("b", "renal artery", 0.9)]
+    summary = summarise(to_table(rows))
+    assert set(summary.means) == {*SCORES, *DISTANCES}
+    assert summary.means["centerline_mm"] == pytest.approx(1.5)  # of the artery alone
+    assert "centerline_mm" not in summary.structures["kidney"].scores
+    assert summary.structures["renal artery"].scores["centerline_mm"].max == pytest.approx(2.5)
+    every = [s for found in summary.structures.values() for s in found.scores.values()]
+    assert all(math.isfinite(s.mean) for s in every)
 
 
 def test_a_single_case_has_no_sd() -> None:

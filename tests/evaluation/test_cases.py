@@ -9,6 +9,9 @@ import pytest
 from renalplan.errors import DatasetError
 from renalplan.evaluation.cases import (
     COLUMNS,
+    DISTANCES,
+    SURFACE_DISTANCES,
+    distances_of,
     evaluate_case,
     find_label_maps,
     missed_case,
@@ -19,6 +22,7 @@ from renalplan.labels import LabelScheme
 
 Write = Callable[..., Path]
 EYE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+DIAGONAL_MM = (6**2 + 10**2 + 20**2) ** 0.5  # 6 x 5 x 4 voxels of 1 x 2 x 5 mm
 REGIONS = LabelScheme(
     names=("kidney and mass", "mass"), values=((1, 2), (2,)), region_values=(1, 2)
 )
@@ -74,12 +78,14 @@ def test_a_prediction_cannot_ignore(tmp_path: Path, write: Write) -> None:
 def test_empty_masks_are_noted(
     tmp_path: Path, write: Write, truth: dict, found: dict, note: str, dice: float
 ) -> None:
-    scheme = LabelScheme(names=("background", "kidney"), values=((0,), (1,)))
+    scheme = LabelScheme(names=("background", "renal artery"), values=((0,), (1,)))
     reference, prediction = (
         write(tmp_path / name, counts) for name, counts in (("r.nii", truth), ("p.nii", found))
     )
     (row,) = evaluate_case("x", prediction, reference, scheme)
     assert (row["note"], row["dice"]) == (note, dice)
+    distance = 0 if dice else DIAGONAL_MM  # of the whole scan, though one voxel is labelled
+    assert [row[name] for name in DISTANCES] == pytest.approx([distance] * 4)
 
 
 def test_different_grids_name_both_files(tmp_path: Path, write: Write, scheme: LabelScheme) -> None:
@@ -123,6 +129,34 @@ def test_a_missed_case_scores_zero_everywhere(
     rows = missed_case("x", write(tmp_path / "r.nii", {1: 4}), scheme)
     assert [(row["dice"], row["precision"], row["note"]) for row in rows] == [(0, 0, "missing")] * 2
     assert rows[0]["reference_ml"] == pytest.approx(0.04)
+    for row in rows:  # also the tumor's, which is in neither mask
+        assert [row[name] for name in SURFACE_DISTANCES] == pytest.approx([DIAGONAL_MM] * 3)
+        assert np.isnan(row["centerline_mm"])
+    scheme = LabelScheme(names=("background", "kidney", "Vein"), values=((0,), (1,), (2,)))
+    rows = missed_case("x", tmp_path / "r.nii", scheme)
+    assert rows[1]["centerline_mm"] == pytest.approx(DIAGONAL_MM)
+
+
+def test_distances_are_in_mm_of_the_canonical_axes(tmp_path: Path, write: Write) -> None:
+    scheme = LabelScheme(names=("background", "artery"), values=((0,), (1,)))
+    reference, prediction = np.zeros((2, 4, 5, 6), np.uint8)
+    reference[1, 1, 1], prediction[3, 1, 1] = 1, 1  # two planes of 5 mm apart
+    files = write(tmp_path / "p.nii", prediction), write(tmp_path / "r.nii", reference)
+    (row,) = evaluate_case("x", *files, scheme)
+    assert [row[name] for name in DISTANCES] == pytest.approx([10] * 4)
+
+
+def test_ignored_voxels_have_no_surface(tmp_path: Path, write: Write) -> None:
+    scheme = LabelScheme(names=("background", "kidney"), values=((0,), (1,)), ignore=2)
+    reference = write(tmp_path / "r.nii", {1: 4, 2: 3})
+    prediction = write(tmp_path / "p.nii", {1: 7})
+    (row,) = evaluate_case("x", prediction, reference, scheme)
+    assert [row[name] for name in SURFACE_DISTANCES] == [0, 0, 0]
+
+
+def test_centerlines_are_for_names_of_tubes() -> None:
+    assert distances_of("kidney") == SURFACE_DISTANCES
+    assert distances_of("renal artery") == DISTANCES
 
 
 def test_label_maps_are_found_by_name_without_ending(tmp_path: Path, write: Write) -> None:

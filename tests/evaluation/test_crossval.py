@@ -9,7 +9,11 @@ import pytest
 from renalplan.errors import DatasetError, UsageError
 from renalplan.evaluation.crossval import gather_folds
 
-HEAD = "case,structure,dice,iou,sensitivity,precision,reference_ml,predicted_ml,note\n"
+HEAD = (
+    "case,structure,dice,iou,sensitivity,precision,hausdorff_mm,hd95_mm,average_hausdorff_mm,"
+    "centerline_mm,reference_ml,predicted_ml,note\n"
+)
+OLD_HEAD = "case,structure,dice,iou,sensitivity,precision,reference_ml,predicted_ml,note\n"
 
 
 def fold(folder: Path, *rows: str) -> Path:
@@ -18,8 +22,10 @@ def fold(folder: Path, *rows: str) -> Path:
     return folder
 
 
-def line(case: str, dice: float, structure: str = "kidney", note: str = "") -> str:
-    return f"{case},{structure},{dice},0.5,0.5,0.5,1.0,1.0,{note}"
+def line(
+    case: str, dice: float, structure: str = "kidney", note: str = "", centerline: str = ""
+) -> str:
+    return f"{case},{structure},{dice},0.5,0.5,0.5,9.0,8.0,2.0,{centerline},1.0,1.0,{note}"
 
 
 def test_folds_become_one_sample(tmp_path: Path) -> None:
@@ -41,6 +47,21 @@ def test_folds_become_one_sample(tmp_path: Path) -> None:
     assert list(table["fold"]) == ["0", "0", "1"]
     assert list(result.table["dice"]) == [0.9, 0.6, 0.3]
     assert "Cross-validation, 2 folds" in (tmp_path / "out" / "summary.html").read_text()
+
+
+def test_only_tubes_have_a_centerline(tmp_path: Path) -> None:
+    folders = {
+        i: fold(tmp_path / str(i), line(f"c{i}", 1), line(f"c{i}", 1, "artery", centerline=f"{i}"))
+        for i in (1, 2)
+    }
+    summary = gather_folds(folders, tmp_path / "out").summary
+    assert "centerline_mm" not in summary.overall.structures["kidney"].scores
+    assert "centerline_mm" not in summary.fold_means["kidney"]
+    assert summary.fold_means["artery"]["centerline_mm"] == {1: 1.0, 2: 2.0}
+    assert summary.fold_means["kidney"]["average_hausdorff_mm"] == {1: 2.0, 2: 2.0}
+    assert summary.overall.means["centerline_mm"] == 1.5
+    table = pd.read_csv(tmp_path / "out" / "crossval.csv", dtype=str, keep_default_na=False)
+    assert list(table["centerline_mm"]) == ["", "1.0", "", "2.0"]
 
 
 def test_page_can_be_left_out(tmp_path: Path) -> None:
@@ -70,9 +91,13 @@ def test_folds_need_the_same_structures(tmp_path: Path) -> None:
         ("", "cannot be read as a table"),
         ("case,dice\na,1\n", "lacks the columns"),
         (HEAD, "has no rows"),
-        (HEAD + "a,kidney,good,0,0,0,0,0,\n", "cannot be read as a table"),
-        (HEAD + "a,kidney,nan,0,0,0,0,0,\n", "not finite"),
-        (HEAD + "a,kidney,,0,0,0,0,0,\n", "cannot be read as a table"),
+        (OLD_HEAD + "a,kidney,1,1,1,1,2,2,\n", r"lacks the columns \['hausdorff_mm'.*fold again"),
+        (HEAD + "a,kidney,good,0,0,0,0,0,0,,0,0,\n", "cannot be read as a table"),
+        (HEAD + "a,kidney,nan,0,0,0,0,0,0,,0,0,\n", "not finite"),
+        (HEAD + "a,kidney,,0,0,0,0,0,0,,0,0,\n", "cannot be read as a table"),
+        (HEAD + "a,kidney,0,0,0,0,0,,0,,0,0,\n", "cannot be read as a table"),
+        (HEAD + "a,artery,0,0,0,0,0,0,0,,0,0,\n", "cannot be read as a table"),
+        (HEAD + "a,artery,0,0,0,0,0,0,0,inf,0,0,\n", "not finite"),
     ],
 )
 def test_bad_tables_are_named(tmp_path: Path, text: str | None, problem: str) -> None:

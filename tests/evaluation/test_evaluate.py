@@ -28,11 +28,16 @@ def test_two_folders_become_table_summary_and_page(folders: Folders, tmp_path: P
     assert list(table["case"]) == ["a", "a", "b", "b", "c", "c"]
     assert list(table["dice"]) == [0.5, 1, 1, 1, 0, 0]
     assert list(table["note"]) == ["", "", "", "both empty", "missing", "missing"]
+    diagonal = (6**2 + 10**2 + 20**2) ** 0.5
+    assert list(table["hausdorff_mm"][1:]) == pytest.approx([0, 0, 0, diagonal, diagonal])
+    assert list(table["centerline_mm"]) == [""] * 6  # neither is a tube
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["cases"], summary["predictions"]) == (3, 2)
     assert (summary["missing"], summary["extra"]) == (["c"], ["d"])
     assert summary["structures"]["kidney"]["scores"]["dice"]["mean"] == pytest.approx(0.5)
     assert summary["means"]["dice"] == pytest.approx((1.5 / 3 + 2 / 3) / 2)
+    assert summary["means"]["hd95_mm"] > 0
+    assert "centerline_mm" not in summary["means"]
     assert any("both empty" in rule for rule in summary["conventions"])
 
 

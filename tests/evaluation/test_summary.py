@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import math
 from html.parser import HTMLParser
 
 from renalplan.evaluation.aggregate import summarise, to_table
-from renalplan.evaluation.cases import Row
+from renalplan.evaluation.cases import CENTERLINE, SURFACE_DISTANCES, Row, distances_of
 from renalplan.evaluation.pictures import Picture
 from renalplan.evaluation.strip import strip_plot
 from renalplan.evaluation.summary import summary_page
@@ -18,6 +19,8 @@ def row(case: str, structure: str, dice: float, note: str = "") -> Row:
         "case": case,
         "structure": structure,
         **scores,
+        **dict.fromkeys(SURFACE_DISTANCES, 10 * (1 - dice)),
+        CENTERLINE: 5 * (1 - dice) if CENTERLINE in distances_of(structure) else math.nan,
         "reference_ml": 2.0,
         "predicted_ml": 3.0,
         "note": note,
@@ -72,6 +75,18 @@ def test_worst_case_comes_first() -> None:
     text = page([row("good", "kidney", 0.9), row("bad", "kidney", 0.1)])
     cases = text[text.index("All cases") :]
     assert cases.index(">bad<") < cases.index(">good<")
+
+
+def test_distances_are_shown_in_mm_and_centerlines_of_tubes_only() -> None:
+    text = page([row("a", "kidney", 0.5), row("b", "kidney", 0.1)])
+    assert text.count("<td>7.00 ± 2.83</td>") == 3  # 5 and 9 mm in each of the three distances
+    assert "<td>9.00</td>" in text  # the largest
+    assert "Centerline distance" not in text
+    assert ">nan" not in text
+    text = page([row("a", "kidney", 0.5), row("a", "Renal vein", 0.5)])
+    assert "Centerline distance" in text
+    assert "<td>2.50</td>" in text
+    assert ">nan" not in text
 
 
 def test_missing_and_extra_cases_are_at_the_top() -> None:
