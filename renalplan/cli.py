@@ -54,7 +54,9 @@ def plan_and_preprocess(arguments: list[str] | None = None) -> int:
     )
     add_task(parser)
     add_workers(parser, "processes (default: one a core; 0: this one)")
-    parser.add_argument("--planner", help="renal (default), nnunet, resenc_m, resenc_l, resenc_xl")
+    parser.add_argument(
+        "--planner", help="renal (default), nnunet, resenc_m, resenc_l, resenc_xl, bisc"
+    )
     parser.add_argument("--gpu_memory", type=float, metavar="GB", help="memory target of training")
     parser.add_argument(
         "--cascade",
@@ -146,6 +148,12 @@ def train(arguments: list[str] | None = None) -> int:
     parser.add_argument("--name", help="name of the model folder (default: the trainer's)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps")
     parser.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        default="auto",
+        help="auto: fp32 on a CPU, half on a GPU; bf16 is twice as fast on CPUs that have it",
+    )
+    parser.add_argument(
         "--restart", action="store_true", help="delete what this fold has, begin anew"
     )
     given = parser.parse_args(arguments)
@@ -165,6 +173,7 @@ def train(arguments: list[str] | None = None) -> int:
         configuration=given.configuration,
         name=given.name,
         device=given.device,
+        precision=given.precision,
         workers=given.workers,
         workspace=Workspace.find(given.workspace),
         restart=given.restart,

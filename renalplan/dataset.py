@@ -133,9 +133,18 @@ class Dataset:
 
     @cached_property
     def unlabelled_cases(self) -> tuple[Case, ...]:
-        """Cases of imagesUn, sorted by id; empty if there is no such folder."""
+        """Cases of imagesUn, sorted by id; empty if there is no such folder.
+
+        Raises:
+            DatasetError: a case is also among the labelled ones, or lacks a channel.
+        """
         folder = self.folder / "imagesUn"
         found = find_images(folder, self.description.file_ending) if folder.is_dir() else {}
+        if both := sorted(found.keys() & {case.id for case in self.training_cases}):
+            # a held-out case must not come back as an image to learn from
+            raise DatasetError(
+                f"{folder} and imagesTr both have {', '.join(both[:5])}; remove or rename one."
+            )
         return tuple(
             Case(id=i, images=self.complete(i, channels, folder), patient=self.patient(i))
             for i, channels in found.items()

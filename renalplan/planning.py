@@ -86,7 +86,7 @@ def plan_and_preprocess(
         raise UsageError(f"no planner {options.planner!r}; there are {', '.join(PLANNERS)}.")
     dataset = Dataset.open(workspace.dataset_folder(task))
     quick_check(dataset)
-    cases = dataset.training_cases
+    cases, unlabelled = dataset.training_cases, dataset.unlabelled_cases
 
     from renalplan.store_dataset import StoreJob, hash_inputs, outdated, store_dataset
 
@@ -94,8 +94,11 @@ def plan_and_preprocess(
     folder = workspace.preprocessed(dataset.name)
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
-    hashes = hash_inputs(cases, folder / "inputs.json", _meaning(dataset))
-    fingerprint = load_fingerprint(dataset, cases, hashes, folder, workers, progress)
+    everything = (*cases, *unlabelled)
+    hashes = hash_inputs(everything, folder / "inputs.json", _meaning(dataset))
+    # plans follow the labelled cases alone: an unlabelled one says nothing about structures
+    labelled = {case.id: hashes[case.id] for case in cases}
+    fingerprint = load_fingerprint(dataset, cases, labelled, folder, workers, progress)
     write_json(folder / "dataset.json", dataset.description)
     load_splits(folder / SPLITS, {case.id: case.patient for case in cases})
     options = options or remembered_options(folder)
@@ -104,8 +107,8 @@ def plan_and_preprocess(
     names = configurations or [plan.default_configuration]
     stages = {stage.name: stage for name in names for stage in plan.run(name)}
     job = StoreJob(plan, dataset.scheme, plan_folder)
-    todo = len(outdated(cases, hashes, job, list(stages.values())))
-    done = store_dataset(cases, hashes, job, list(stages.values()), workers)
+    todo = len(outdated(everything, hashes, job, list(stages.values())))
+    done = store_dataset(everything, hashes, job, list(stages.values()), workers)
     for _ in track(done, todo, "preprocess", progress):
         pass
     return Planned(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from renalplan.errors import DatasetError, UsageError
@@ -88,6 +89,21 @@ def _check(path: Path, number: int, fold: Fold, patients: dict[str, str]) -> Non
         )
     if not fold.train:
         raise DatasetError(f"{path}: fold {number} has no training case.")
+
+
+def training_share(fold: Fold, share: float, patients: dict[str, str], seed: int) -> Fold:
+    """A fold with some of its training patients left out; what is held out stays.
+
+    Args:
+        fold: The fold.
+        share: How many to keep, at least one patient.
+        patients: Case id -> patient, for the training cases.
+        seed: Of the draw; a larger share with the same seed holds the smaller one.
+    """
+    names = sorted({patients[case] for case in fold.train})
+    count = max(1, round(share * len(names)))
+    kept = {names[i] for i in np.random.default_rng(seed).permutation(len(names))[:count]}
+    return Fold(train=tuple(c for c in fold.train if patients[c] in kept), val=fold.val)
 
 
 def parse_fold(text: str) -> int | str:

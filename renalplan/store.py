@@ -58,7 +58,8 @@ class StoredCase(Record):
         inputs: Content hash of the files it was made from.
         recipe: Hash of everything in the plan that shaped it.
         spacing: mm along the plan's axes.
-        items: Its arrays; none if the case has no region of interest.
+        items: Its arrays; none if the case has no region of interest, the whole scan if it has no
+            labels to find regions by.
     """
 
     case: str
@@ -104,15 +105,21 @@ class ItemArrays:
         self, start: tuple[int, ...], size: tuple[int, ...]
     ) -> tuple[NDArray[np.float32], NDArray]:
         """Image (channel, *size) and labels (1, *size) from `start`; zeros beyond the border."""
+        return self.image_patch(start, size), self._cut("labels", start, size)
+
+    def image_patch(self, start: tuple[int, ...], size: tuple[int, ...]) -> NDArray[np.float32]:
+        """Image (channel, *size) from `start`; zeros beyond the border."""
+        return self._cut("image", start, size).astype(np.float32)
+
+    def _cut(self, kind: str, start: tuple[int, ...], size: tuple[int, ...]) -> NDArray:
         box = [[int(a), int(a + n)] for a, n in zip(start, size, strict=True)]
         try:
-            image = crop_and_pad_nd(self.image, box, 0).astype(np.float32)
-            return image, crop_and_pad_nd(self.labels, box, 0)
+            return crop_and_pad_nd(getattr(self, kind), box, 0)
         except RuntimeError as problem:
             if isinstance(problem, TrainingError):
                 raise
             raise TrainingError(
-                f"{self.folder / self.item.name}.*.b2nd is damaged ({problem}); delete these files "
+                f"{self.folder / self.item.name}.{kind}.b2nd is damaged ({problem}); delete it "
                 "and run renalplan_plan_and_preprocess again."
             ) from None
 
@@ -223,13 +230,23 @@ def open_items(folder: Path, cases: tuple[str, ...]) -> list[ItemArrays]:
     Raises:
         TrainingError: a case is not in the store.
     """
-    found = []
-    for case in cases:
-        stored = read_case(folder, case)
-        if stored is None:
-            raise TrainingError(
-                f"{case} is not in {folder}; run renalplan_plan_and_preprocess (it continues "
-                "where it stopped)."
-            )
-        found += [ItemArrays(folder, item, case) for item in stored.items]
-    return found
+    return [
+        ItemArrays(folder, item, case)
+        for case in cases
+        for item in require_case(folder, case).items
+    ]
+
+
+def require_case(folder: Path, case: str) -> StoredCase:
+    """A case's sidecar.
+
+    Raises:
+        TrainingError: the case is not (completely) in the store.
+    """
+    stored = read_case(folder, case)
+    if stored is None:
+        raise TrainingError(
+            f"{case} is not in {folder}; run renalplan_plan_and_preprocess (it continues "
+            "where it stopped)."
+        )
+    return stored

@@ -159,10 +159,9 @@ def store_case(case: Case, hashes: dict[str, str], job: StoreJob, stages: list[S
     for stage in stages:
         if is_current(case, hashes, job, stage):
             continue
+        # where an unlabelled scan's kidneys are is for a trained stage to say: it is stored whole
         boxes = [body]
-        if stage.region == "kidney":
-            if labels is None:
-                continue  # where an unlabelled scan's kidneys are is for a trained stage to say
+        if stage.region == "kidney" and labels is not None:
             mask = job.scheme.foreground_mask(labels)
             boxes = region_boxes(
                 mask,

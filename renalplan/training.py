@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from renalplan.dataset import Case, Dataset, DatasetDescription
 from renalplan.errors import RenalplanError, TrainingError, UsageError
@@ -20,6 +22,7 @@ from renalplan.workspace import Workspace
 
 if TYPE_CHECKING:
     from renalplan.trainers.settings import TrainerSettings
+    from renalplan.trainers.task import TrainingTask
     from renalplan.trainers.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -43,6 +46,7 @@ def train(
     configuration: str | None = None,
     name: str | None = None,
     device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     workers: int | None = None,
     progress: bool = True,
     workspace: Workspace | None = None,
@@ -60,6 +64,7 @@ def train(
         name: Of the model folder; by default the trainer's, with plan and configuration if they are
             not the default ones.
         device: auto, cpu, cuda, cuda:N or mps.
+        precision: auto is fp32 on the CPU, bf16 (or fp16) autocast on a GPU.
         workers: Processes that prepare batches; None takes all cores but one.
         progress: Show a progress bar.
         workspace: Where everything is.
@@ -75,7 +80,6 @@ def train(
     workspace = workspace or Workspace.find()
     dataset = Dataset.open(workspace.dataset_folder(task))
     plan, plan_folder = find_plan(workspace, dataset.name, plan_name)
-    stages = plan.run(configuration)
     cases = {case.id: case for case in dataset.training_cases}
     preprocessed = workspace.preprocessed(dataset.name)
     patients = {case.id: case.patient for case in cases.values()}
@@ -83,17 +87,16 @@ def train(
     folds = _folds(wanted, splits, tuple(cases))
     description = read_record(preprocessed / "dataset.json", DatasetDescription)
 
-    from renalplan.trainers.task import Hardware, TrainingTask
-    from renalplan.trainers.trainer import open_or_create
-
-    _require_stores(plan_folder, plan, [s.name for s in stages], sorted(cases))
     kind, values = _method(trainer, settings or [], device)
+    unlabelled = dataset.unlabelled_cases
+    needed = [case.id for case in (*cases.values(), *(unlabelled if kind.uses_unlabelled else ()))]
+    _require_stores(plan_folder, plan, [stage.name for stage in plan.run(configuration)], needed)
     used = configuration or plan.default_configuration
     path = workspace.results(dataset.name) / (name or _model_name(trainer, plan, used))
-    others = {p.name.removeprefix("fold_") for p in path.glob("fold_*")} - folds.keys()
+    base = _task_on(device, precision, workers, progress)
     results: dict[str, dict[str, float]] = {}
     for fold_name, split in folds.items():
-        task_of_fold = TrainingTask(
+        task_of_fold = base(
             plan=plan,
             configuration=used,
             description=description,
@@ -101,18 +104,57 @@ def train(
             fold_name=fold_name,
             stores=plan_folder,
             model=ModelFolder(path),
-            hardware=Hardware(device=device, workers=_data_workers(workers), progress=progress),
+            unlabelled=_strangers(unlabelled, split, patients),
         )
         running = kind(task_of_fold, values)
-        model = open_or_create(path, running, trainer, anew=restart and not others)
-        if restart:
-            shutil.rmtree(task_of_fold.fold_folder, ignore_errors=True)
+        running.check()
+        model = _open_model(running, trainer, restart, others=not folds.keys() >= _folds_in(path))
         results[fold_name] = train_and_validate(running, model, dataset, cases)
     if wanted == "cv":
-        from renalplan.evaluation.crossval import gather_folds
-
-        gather_folds({int(f): path / f"fold_{f}" / "validation" for f in folds}, path)
+        _gather(path, folds)
     return Trained(model=path, folds=results)
+
+
+def _open_model(trainer: Trainer, name: str, restart: bool, *, others: bool) -> ModelFolder:
+    """The trainer's model folder; to begin anew, its fold is deleted.
+
+    Args:
+        trainer: Of one fold.
+        name: What it was called by.
+        restart: Begin anew.
+        others: Whether folds that stay are in the folder, which its description must go on to fit.
+    """
+    from renalplan.trainers.trainer import open_or_create
+
+    model = open_or_create(trainer.task.model.path, trainer, name, anew=restart and not others)
+    if restart:
+        shutil.rmtree(trainer.task.fold_folder, ignore_errors=True)
+    return model
+
+
+def _folds_in(path: Path) -> set[str]:
+    return {p.name.removeprefix("fold_") for p in path.glob("fold_*")}
+
+
+def _gather(path: Path, folds: dict[str, Fold]) -> None:
+    from renalplan.evaluation.crossval import gather_folds
+
+    gather_folds({int(f): path / f"fold_{f}" / "validation" for f in folds}, path)
+
+
+def _task_on(
+    device: str,
+    precision: Literal["auto", "fp32", "bf16", "fp16"],
+    workers: int | None,
+    progress: bool,
+) -> Callable[..., TrainingTask]:
+    """`TrainingTask` with the hardware filled in."""
+    from renalplan.trainers.task import Hardware, TrainingTask
+
+    hardware = Hardware(
+        device=device, precision=precision, workers=_data_workers(workers), progress=progress
+    )
+    return partial(TrainingTask, hardware=hardware)
 
 
 def train_and_validate(
@@ -171,6 +213,14 @@ def _folds(wanted: int | str, splits: list[Fold], cases: tuple[str, ...]) -> dic
     if wanted == "cv":
         return {str(number): fold for number, fold in enumerate(splits)}
     return {str(wanted): choose_fold(splits, int(wanted))}
+
+
+def _strangers(
+    unlabelled: tuple[Case, ...], fold: Fold, patients: dict[str, str]
+) -> tuple[str, ...]:
+    """Unlabelled cases of patients that the fold does not hold out: the rest are not for learning."""
+    held_out = {patients[case] for case in fold.val}
+    return tuple(case.id for case in unlabelled if case.patient not in held_out)
 
 
 def _model_name(trainer: str, plan: Plan, configuration: str) -> str:

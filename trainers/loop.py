@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from renalplan.errors import TrainingError
+from renalplan.errors import TrainingError, UsageError
 from renalplan.inference.sliding_window import to_channels_last
 from renalplan.model_folder import WEIGHTS
 from renalplan.trainers.checkpoint import (
@@ -25,17 +25,26 @@ from renalplan.trainers.logbook import Logbook
 from renalplan.trainers.phase import TrainedNetwork, save_weights
 from renalplan.trainers.task import Hardware, TrainingTask
 
+PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
 
 def make_fabric(hardware: Hardware) -> Fabric:
-    """Devices and precision: bf16 or fp16 autocast on a GPU, plain float32 on the CPU."""
+    """Devices and precision; `auto` is bf16 or fp16 autocast on a GPU, float32 on the CPU.
+
+    Raises:
+        UsageError: float16 on a CPU, where it is not supported.
+    """
     kind, _, number = hardware.device.partition(":")
     devices: Any = [int(number)] if number else 1
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
-    precision: Any = "32-true"
-    if kind == "cuda":
-        precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-    return Fabric(accelerator=kind, devices=devices, precision=precision)
+    precision: str = hardware.precision
+    if precision == "fp16" and kind == "cpu":
+        raise UsageError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32.")
+    if precision == "auto":
+        half = "bf16" if kind == "cuda" and torch.cuda.is_bf16_supported() else "fp16"
+        precision = half if kind == "cuda" else "fp32"
+    return Fabric(accelerator=kind, devices=devices, precision=PRECISIONS[precision])
 
 
 def fit(phase: TrainedNetwork, task: TrainingTask) -> None:

@@ -17,6 +17,12 @@ class TrainerSettings(Record):
     model_config = ConfigDict(allow_inf_nan=False)
 
     seed: int = Field(default=0, ge=0, description="decides every random draw")
+    label_share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="share of the fold's training patients to learn from, for learning curves",
+    )
 
 
 SettingsType = TypeVar("SettingsType", bound=TrainerSettings)

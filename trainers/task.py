@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from renalplan.dataset import DatasetDescription
+from renalplan.geometry import Spacing
 from renalplan.labels import LabelScheme
 from renalplan.model_folder import ModelFolder
 from renalplan.plan import Plan, StagePlan
-from renalplan.splits import Fold
-from renalplan.store import ItemArrays, open_items
+from renalplan.splits import Fold, training_share
+from renalplan.store import ItemArrays, open_items, require_case
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,11 +21,13 @@ class Hardware:
 
     Attributes:
         device: auto, cpu, cuda, cuda:N or mps.
+        precision: auto is float32 on the CPU and bfloat16 (or float16) autocast on a GPU.
         workers: Processes that prepare batches; 0 prepares them in this one.
         progress: Show a progress bar.
     """
 
     device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     workers: int = 0
     progress: bool = True
 
@@ -37,6 +41,7 @@ class TrainingTask:
         description: dataset.json.
         fold: Case ids trained on and held out; nothing held out when all cases are trained on.
         fold_name: `0` … or `all`.
+        unlabelled: Case ids of imagesUn: no fold's own, to learn images from.
         stores: The plan's folder with one store a stage.
         model: The model folder being made.
         hardware: What to run on.
@@ -50,6 +55,7 @@ class TrainingTask:
     stores: Path
     model: ModelFolder
     hardware: Hardware = field(default_factory=Hardware)
+    unlabelled: tuple[str, ...] = ()
 
     @property
     def scheme(self) -> LabelScheme:
@@ -60,6 +66,14 @@ class TrainingTask:
     def stages(self) -> tuple[StagePlan, ...]:
         """The stages to train, in order."""
         return self.plan.run(self.configuration)
+
+    def with_share(self, share: float, seed: int) -> TrainingTask:
+        """The same task with only a share of the training patients, see `training_share`."""
+        if share == 1:
+            return self
+        folder = self.stores / self.stages[0].name
+        patients = {case: require_case(folder, case).patient for case in self.fold.train}
+        return replace(self, fold=training_share(self.fold, share, patients, seed))
 
     @property
     def fold_folder(self) -> Path:
@@ -73,6 +87,18 @@ class TrainingTask:
     def training_items(self, stage: StagePlan) -> tuple[ItemArrays, ...]:
         """Stored arrays of the training cases, and of no other."""
         return tuple(open_items(self.stores / stage.name, self.fold.train))
+
+    def spacing_of(self, stage: StagePlan, item: ItemArrays) -> Spacing:
+        """mm of a stored item along the plan's axes.
+
+        Raises:
+            TrainingError: its case is not in the store.
+        """
+        return require_case(self.stores / stage.name, item.case).spacing
+
+    def unlabelled_items(self, stage: StagePlan) -> tuple[ItemArrays, ...]:
+        """Stored arrays of the cases without labels; whole scans also where a stage sees regions."""
+        return tuple(open_items(self.stores / stage.name, self.unlabelled))
 
     def held_out_items(self, stage: StagePlan) -> tuple[ItemArrays, ...]:
         """Stored arrays of the held-out cases: to look at, never to learn from."""

@@ -28,13 +28,23 @@ class Trainer(ABC):
         Settings: The hyperparameters' schema, with the paper's values as defaults.
         settings: Their values in this run.
         task: What to train on.
+        uses_unlabelled: Whether imagesUn must be preprocessed before it can run.
     """
 
     Settings: ClassVar[type[TrainerSettings]] = TrainerSettings
+    uses_unlabelled: ClassVar[bool] = False
 
     def __init__(self, task: TrainingTask, settings: TrainerSettings | None = None) -> None:
-        self.task = task
         self.settings = settings or self.Settings()
+        self.task = task.with_share(self.settings.label_share, self.settings.seed)
+
+    def check(self) -> None:
+        """Refuse what cannot work, before anything is written.
+
+        Raises:
+            UsageError: plan, data and settings do not go together.
+        """
+        return None
 
     @abstractmethod
     def phases(self) -> list[Phase]:

@@ -227,16 +227,23 @@ def test_worker_processes_store_the_same(setup: Setup, tmp_path: Path) -> None:
             np.testing.assert_array_equal(a.labels[:], b.labels[:])
 
 
-def test_an_unlabelled_case_has_no_labels_and_no_regions(setup: Setup) -> None:
+def test_an_unlabelled_case_is_stored_whole_and_without_labels(setup: Setup) -> None:
     case = Case(id="extra", images=setup.cases[0].images, patient="extra")
     scheme: LabelScheme = setup.job.scheme
     job = StoreJob(setup.plan, scheme, setup.out)
     list(store_dataset((case,), {"extra": "hash"}, job, setup.stages, 0))
-    assert [path.name for path in sorted((setup.out / "locate").iterdir())] == [
-        "extra.0.image.b2nd",
-        "extra.json",
-    ]
-    assert read_case(setup.out / "fine", "extra") is None
+    for stage in ("locate", "fine"):
+        folder = setup.out / stage
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "extra.0.image.b2nd",
+            "extra.json",
+        ]
+    # where its kidneys are is not known, so the fine stage sees what the coarse one sees
+    coarse, fine = (read_case(setup.out / stage, "extra") for stage in ("locate", "fine"))
+    assert coarse is not None
+    assert fine is not None
+    assert coarse.items[0].box == fine.items[0].box
+    assert fine.items[0].structures == {}
 
 
 def test_unchanged_files_are_not_read_again(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
