@@ -29,6 +29,13 @@ COMMANDS = {
     "renalplan_phantom": "phantom",
 }
 
+TRAINERS = {
+    "UNet": "renalplan.trainers.unet",
+    "DenseBiasNet": "renalplan.trainers.densebiasnet",
+    "SCUNet": "renalplan.trainers.scunet",
+    "BiSCUNet": "renalplan.trainers.biscunet",
+}
+
 setup(
     name="renalplan",
     version="0.1.0",
@@ -74,7 +81,7 @@ setup(
     },
     entry_points={
         "console_scripts": [f"{name} = renalplan.cli:{main}" for name, main in COMMANDS.items()],
-        "renalplan.trainers": ["UNet = renalplan.trainers.unet:UNet"],
+        "renalplan.trainers": [f"{name} = {path}:{name}" for name, path in TRAINERS.items()],
     },
     classifiers=[
         "Programming Language :: Python :: 3.11",

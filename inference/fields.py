@@ -62,10 +62,10 @@ class RegionLogits:
 
 
 class RegionField(ProbabilityField):
-    """Logits inside disjoint boxes; outside everything is background.
+    """Logits inside boxes; outside everything is background.
 
     Attributes:
-        regions: What the network said in each box.
+        regions: What the network said in each box; where boxes overlap, the mean counts.
         exclusive: Softmax over heads (background first) instead of a sigmoid each.
     """
 
@@ -80,8 +80,7 @@ class RegionField(ProbabilityField):
     def slab(self, start: int, stop: int) -> Tensor:
         """See `ProbabilityField.slab`."""
         result = torch.zeros((self.heads, stop - start, *self.shape[1:]))
-        if self.exclusive:
-            result[0] = 1
+        seen = torch.zeros(result.shape[1:], dtype=torch.uint8)
         for region in self.regions:
             (z0, z1), (y0, y1), (x0, x1) = region.box
             first, last = max(start, z0), min(stop, z1)
@@ -91,7 +90,13 @@ class RegionField(ProbabilityField):
                 region.logits, slice(first - z0, last - z0), box_shape(region.box)
             )
             values = logits.softmax(0) if self.exclusive else logits.sigmoid()
-            result[:, first - start : last - start, y0:y1, x0:x1] = values
+            part = (slice(first - start, last - start), slice(y0, y1), slice(x0, x1))
+            result[(slice(None), *part)] += values
+            seen[part] += 1
+        if seen.max() > 1:
+            result /= seen.clamp_min(1)
+        if self.exclusive:
+            result[0][seen == 0] = 1
         return result
 
 

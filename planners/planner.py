@@ -6,6 +6,7 @@ from difflib import get_close_matches
 
 from renalplan.errors import PlanError, UsageError
 from renalplan.plan import Plan
+from renalplan.planners.bisc import plan_bisc
 from renalplan.planners.fingerprint import Fingerprint
 from renalplan.planners.nnunet import PRESETS, plan_nnunet
 from renalplan.planners.options import PlanOptions
@@ -13,7 +14,7 @@ from renalplan.planners.renal import plan_renal
 
 __all__ = ["PLANNERS", "PlanOptions", "make_plan"]
 
-PLANNERS = ("renal", *PRESETS)
+PLANNERS = ("renal", *PRESETS, "bisc")
 
 
 def make_plan(
@@ -41,4 +42,6 @@ def make_plan(
     cases = len(fingerprint.cases) if training_cases is None else training_cases
     if options.planner == "renal":
         return plan_renal(fingerprint, options, cases)
+    if options.planner == "bisc":
+        return plan_bisc(fingerprint, options, cases)
     return plan_nnunet(fingerprint, options, cases)

@@ -6,11 +6,43 @@ one rule, so the fine network sees at prediction what it was trained on.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
 from renalplan.geometry import Box, Spacing, grow_box, merge_overlapping
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A connected piece (26-neighbourhood) of a mask: its box in voxels and its volume."""
+
+    box: Box
+    ml: float
+
+
+def find_pieces(mask: NDArray[np.bool_], spacing: Spacing, minimum_ml: float) -> list[Piece]:
+    """The pieces of a mask that are large enough, in order of position.
+
+    Args:
+        mask: Structure against rest.
+        spacing: mm along the mask's axes.
+        minimum_ml: Smaller pieces do not count; if all are smaller the largest one does, so a mask
+            with any voxel has a piece.
+    """
+    labelled = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=26)
+    statistics = cc3d.statistics(labelled)
+    volumes = statistics["voxel_counts"][1:] * float(np.prod(spacing)) / 1000
+    if len(volumes) == 0:
+        return []
+    found = []
+    for number in np.flatnonzero(volumes >= min(minimum_ml, volumes.max())):
+        bounds = statistics["bounding_boxes"][number + 1]
+        box: Box = tuple((int(s.start), int(s.stop)) for s in bounds)  # type: ignore[assignment]
+        found.append(Piece(box=box, ml=float(volumes[number])))
+    return found
 
 
 def region_boxes(
@@ -22,23 +54,11 @@ def region_boxes(
         mask: Structure against rest.
         spacing: mm along (z, y, x).
         margin_mm: How far a box reaches beyond its piece, clipped to the array.
-        minimum_ml: Smaller pieces do not open a box; if all are smaller the largest one does, so a
-            case with any structure has a region.
+        minimum_ml: Smaller pieces do not open a box, see `find_pieces`.
 
     Returns:
         Disjoint boxes ordered by position; empty if the mask is.
     """
-    pieces = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=26)
-    statistics = cc3d.statistics(pieces)
-    counts = statistics["voxel_counts"][1:]
-    if len(counts) == 0:
-        return []
-    volumes = counts * float(np.prod(spacing)) / 1000
-    keep = np.flatnonzero(volumes >= min(minimum_ml, volumes.max()))
     margin = tuple(int(np.ceil(margin_mm / s)) for s in spacing)
-    boxes = []
-    for number in keep:
-        bounds = statistics["bounding_boxes"][number + 1]
-        piece: Box = tuple((int(s.start), int(s.stop)) for s in bounds)  # type: ignore[assignment]
-        boxes.append(grow_box(piece, margin, mask.shape))
-    return merge_overlapping(boxes)
+    pieces = find_pieces(mask, spacing, minimum_ml)
+    return merge_overlapping([grow_box(piece.box, margin, mask.shape) for piece in pieces])

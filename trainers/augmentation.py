@@ -150,21 +150,25 @@ def build_augmentation(
     if not settings.enabled:
         return Augmentation(ComposeTransforms(tail), (0, 0, 0))
     flat = patch[0] == 1 or max(patch) / patch[0] > FLAT_PATCH
-    spatial = _spatial(patch, settings, flat)
+    turns = settings.rotation_probability > 0 or settings.scaling_probability > 0
+    spatial = [_spatial(patch, settings, flat)] if turns else []
     if patch[0] == 1:
         # blurring in 3-D cannot reflect along an axis of one voxel
-        steps = _slicewise([spatial, *(_intensity(False) if settings.intensity else [])])
+        steps = _slicewise([*spatial, *(_intensity(False) if settings.intensity else [])])
     else:
-        steps = _slicewise([spatial]) if flat else [spatial]
+        steps = _slicewise(spatial) if flat else spatial
         steps += _intensity(flat) if settings.intensity else []
     if settings.mirror:
         axes = tuple(axis for axis in range(3) if patch[axis] > 1)
         steps.append(MirrorWithPairs(axes, left_right_axis, scheme.mirror_pairs))
-    return Augmentation(ComposeTransforms([*steps, *tail]), _margin(patch, settings, flat))
+    margin: Shape = _margin(patch, settings, flat) if turns else (0, 0, 0)
+    return Augmentation(ComposeTransforms([*steps, *tail]), margin)
 
 
 def _slicewise(steps: list[BasicTransform]) -> list[BasicTransform]:
     """Do these in 2-D, all slices alike."""
+    if not steps:
+        return []
     return [Convert3DTo2DTransform(), *steps, Convert2DTo3DTransform()]
 
 

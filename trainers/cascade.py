@@ -13,18 +13,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from numpy.typing import NDArray
 
 from renalplan.geometry import Shape
-from renalplan.inference.segmenter import choose_device
-from renalplan.inference.sliding_window import WindowPredictor
-from renalplan.model_folder import WEIGHTS, build_network
 from renalplan.plan import NetworkSpec, StagePlan
 from renalplan.resampling import resample_labels
 from renalplan.store import ItemArrays, open_array, write_array
+from renalplan.trainers.item_predictor import ItemPredictor
 from renalplan.trainers.task import TrainingTask
 
 
@@ -55,27 +51,15 @@ def _opened(path: str) -> Any:
     return open_array(Path(path))
 
 
-def predict_previous(
-    task: TrainingTask, stage: StagePlan, phase: str, network: NetworkSpec
-) -> None:
+def predict_previous(task: TrainingTask, stage: StagePlan, network: NetworkSpec) -> None:
     """Predict every case of the fold with the previous stage's network and store the labels.
 
     Items that a killed run stored are kept.
     """
-    from safetensors.torch import load_file
-
     previous = task.plan.stage(stage.previous or "")
     target = PreviousLabels(task.fold_folder, stage.name)
-    built = build_network(network, f"phase {phase}")
-    built.load_state_dict(load_file(task.fold_folder / phase / WEIGHTS))
     _opened.cache_clear()  # a restart in this process writes new files under the same names
-    scheme = task.scheme_of(previous)
-    predict = WindowPredictor(
-        built.eval(),
-        previous.patch_size,
-        scheme.heads,
-        device=choose_device(task.hardware.device),
-    )
+    predict = ItemPredictor(task, previous, network)
     for case_items, wanted in zip(
         [task.training_items(previous), task.held_out_items(previous)],
         [task.training_items(stage), task.held_out_items(stage)],
@@ -84,9 +68,5 @@ def predict_previous(
         for source, item in zip(case_items, wanted, strict=True):
             if target.path(item).is_file():
                 continue
-            image = torch.from_numpy(np.asarray(source.image[:], np.float32))
-            logits = predict(image)
-            outputs = logits.sigmoid() if scheme.has_regions else logits
-            labels = scheme.decide(outputs.numpy()).astype(np.int16)
             shape: Shape = item.item.shape
-            write_array(target.path(item), resample_labels(labels, shape)[None])
+            write_array(target.path(item), resample_labels(predict(source), shape)[None])

@@ -102,16 +102,16 @@ class PatchSource:
 
     def draw(self, generator: Generator, forced: bool) -> tuple[ItemArrays, tuple[int, ...]]:
         """An item and the corner of a patch in it."""
-        by_case: dict[str, list[ItemArrays]] = {}
-        for item in self.items:
-            by_case.setdefault(item.case, []).append(item)
-        case = list(by_case)[generator.integers(len(by_case))]
-        item = by_case[case][generator.integers(len(by_case[case]))]
-        voxel = self._voxel(item, generator, forced)
-        shape = item.item.shape
+        item = draw_item(self.items, generator)
+        return item, self.corner(item, self._voxel(item, generator, forced), generator)
+
+    def corner(
+        self, item: ItemArrays, voxel: NDArray[np.int32] | None, generator: Generator
+    ) -> tuple[int, ...]:
+        """Where in an item a patch begins, to hold this voxel if there is one."""
         if voxel is None:
-            return item, _random_corner(shape, self.patch, generator)
-        return item, corner_around(voxel, shape, self.patch, generator)
+            return random_corner(item.item.shape, self.patch, generator)
+        return corner_around(voxel, item.item.shape, self.patch, generator)
 
     @staticmethod
     def _voxel(item: ItemArrays, generator: Generator, forced: bool) -> NDArray[np.int32] | None:
@@ -126,6 +126,15 @@ class PatchSource:
             return None
         places = item.places[present[generator.integers(len(present))]]
         return np.asarray(places[generator.integers(len(places))])
+
+
+def draw_item(items: tuple[ItemArrays, ...], generator: Generator) -> ItemArrays:
+    """Every case is equally likely, then every item of it."""
+    by_case: dict[str, list[ItemArrays]] = {}
+    for item in items:
+        by_case.setdefault(item.case, []).append(item)
+    case = list(by_case)[generator.integers(len(by_case))]
+    return by_case[case][generator.integers(len(by_case[case]))]
 
 
 def corner_around(
@@ -144,7 +153,7 @@ def corner_around(
     return tuple(corner)
 
 
-def _random_corner(
+def random_corner(
     shape: tuple[int, ...], patch: tuple[int, ...], generator: Generator
 ) -> tuple[int, ...]:
     """A uniformly random patch inside the image; centred along axes that are too short."""

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from renalplan.labels import LabelScheme
 from renalplan.plan import NetworkSpec, StagePlan
 from renalplan.trainers.augmentation import AugmentationSettings, build_augmentation
 from renalplan.trainers.cascade import PreviousLabels
-from renalplan.trainers.losses import DeepSupervision, DiceCrossEntropy, TargetEncoder, dice_counts
+from renalplan.trainers.losses import (
+    DeepSupervision,
+    LossSettings,
+    TargetEncoder,
+    build_loss,
+    dice_counts,
+)
 from renalplan.trainers.phase import TrainedNetwork
 from renalplan.trainers.sampling import BatchSource, PatchSource
 from renalplan.trainers.settings import TrainerSettings
@@ -32,11 +39,23 @@ class SupervisedSettings(TrainerSettings):
     batch_size: int | None = Field(
         default=None, ge=1, description="patches a step; the plan's if unset"
     )
-    optimizer: Literal["sgd", "adamw"] = Field(
+    patch_size: tuple[int, int, int] | None = Field(
+        default=None,
+        description="network input of the last stage along the plan's axes, e.g. 64,152,152; the "
+        "plan's if unset",
+    )
+    optimizer: Literal["sgd", "adam", "adamw"] = Field(
         default="sgd", description="sgd is nnU-Net's; adamw learns faster in short schedules"
     )
     learning_rate: float = Field(
         default=1e-2, gt=0, description="at the start; about 3e-3 suits adamw"
+    )
+    schedule: Literal["poly", "time", "constant"] = Field(
+        default="poly",
+        description="learning rate: nnU-Net's polynomial decay, Keras' decay with time, or none",
+    )
+    time_decay: float = Field(
+        default=1e-5, ge=0, description="schedule=time divides the rate by 1 + time_decay * step"
     )
     momentum: float = Field(default=0.99, ge=0, lt=1, description="Nesterov's, of sgd")
     weight_decay: float = Field(default=3e-5, ge=0)
@@ -44,7 +63,21 @@ class SupervisedSettings(TrainerSettings):
         default=0.33, ge=0, le=1, description="share of patches that must hold foreground"
     )
     gradient_clip: float = Field(default=12.0, gt=0)
+    loss: LossSettings = LossSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
+
+    @field_validator("patch_size", mode="before")
+    @classmethod
+    def _sizes_from_text(cls, value: Any) -> Any:
+        """On the command line three sizes stand in one word."""
+        return re.split(r"[,x]", value) if isinstance(value, str) else value
+
+    @field_validator("patch_size")
+    @classmethod
+    def _sizes_are_positive(cls, value: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
+        if value is not None and min(value) < 1:
+            raise ValueError("a patch has at least 1 voxel along every axis")
+        return value
 
 
 class SupervisedStage(TrainedNetwork):
@@ -71,7 +104,7 @@ class SupervisedStage(TrainedNetwork):
 
     def criterion_for(self, scheme: LabelScheme) -> nn.Module:
         """The loss of logits (B, heads, Z, Y, X) and labels (B, 1, Z, Y, X) at one resolution."""
-        return DiceCrossEntropy(scheme, over_batch=self.stage.batch_dice)
+        return build_loss(scheme, self.settings.loss, over_batch=self.stage.batch_dice)
 
     def run(self, task: TrainingTask) -> None:
         """See `Phase.run`."""
@@ -104,20 +137,23 @@ class SupervisedStage(TrainedNetwork):
         return self.criterion(network(batch["image"]), batch["labels"])
 
     def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
-        """See `TrainedNetwork.optimizer`."""
+        """See `TrainedNetwork.optimizer`; what a network keeps frozen stays out of it."""
+        parameters = [p for p in network.parameters() if p.requires_grad]
+        rate, decay = self.settings.learning_rate, self.settings.weight_decay
+        if self.settings.optimizer == "adam":
+            return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
         if self.settings.optimizer == "adamw":
-            return torch.optim.AdamW(
-                network.parameters(),
-                lr=self.settings.learning_rate,
-                weight_decay=self.settings.weight_decay,
-            )
+            return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+        momentum = self.settings.momentum
         return torch.optim.SGD(
-            network.parameters(),
-            lr=self.settings.learning_rate,
-            momentum=self.settings.momentum,
-            nesterov=self.settings.momentum > 0,
-            weight_decay=self.settings.weight_decay,
+            parameters, lr=rate, momentum=momentum, nesterov=momentum > 0, weight_decay=decay
         )
+
+    def rate(self, step: int, steps: int) -> float:
+        """See `TrainedNetwork.rate`."""
+        if self.settings.schedule == "time":
+            return 1 / (1 + self.settings.time_decay * step)
+        return 1.0 if self.settings.schedule == "constant" else super().rate(step, steps)
 
     def validate(
         self, network: nn.Module, task: TrainingTask, device: torch.device

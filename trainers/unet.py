@@ -10,37 +10,20 @@ from __future__ import annotations
 from typing import ClassVar
 
 from renalplan.plan import StagePlan
-from renalplan.trainers.cascade import predict_previous
-from renalplan.trainers.phase import ComputePhase, Phase
-from renalplan.trainers.settings import TrainerSettings
-from renalplan.trainers.supervised import SupervisedSettings, SupervisedStage
-from renalplan.trainers.trainer import Trainer
+from renalplan.trainers.phase import Phase
+from renalplan.trainers.staged import StagedTrainer
+from renalplan.trainers.supervised import SupervisedStage
 
 
-class UNet(Trainer):
-    """One supervised phase a stage; before a cascade's second stage, the first one's predictions.
+class UNet(StagedTrainer):
+    """One supervised phase a stage.
 
     Attributes:
         Stage: How a stage is trained; a variant with another loss names its own subclass here.
     """
 
-    Settings: ClassVar[type[TrainerSettings]] = SupervisedSettings
     Stage: ClassVar[type[SupervisedStage]] = SupervisedStage
-    settings: SupervisedSettings
 
-    def phases(self) -> list[Phase]:
-        """See `Trainer.phases`."""
-        found: list[Phase] = []
-        for stage in self.task.stages:
-            if stage.previous_as_channels:
-                found.append(self._predictions_for(stage))
-            found.append(self.Stage(stage.name, stage, self.network_of(stage), self.settings))
-        return found
-
-    def _predictions_for(self, stage: StagePlan) -> ComputePhase:
-        previous = self.task.plan.stage(stage.previous or "")
-        network = self.network_of(previous)
-        return ComputePhase(
-            f"before_{stage.name}",
-            lambda task, _: predict_previous(task, stage, previous.name, network),
-        )
+    def learn(self, stage: StagePlan) -> list[Phase]:
+        """See `StagedTrainer.learn`."""
+        return [self.Stage(stage.name, stage, self.network_of(stage), self.settings)]

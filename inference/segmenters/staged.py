@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from renalplan.geometry import Box
+from renalplan.geometry import Box, Shape
 from renalplan.images import Volume
 from renalplan.inference.fields import ProbabilityField, RegionField, RegionLogits
 from renalplan.inference.segmenter import InferenceOptions, Segmenter
@@ -32,6 +32,7 @@ class StagedSegmenter(Segmenter):
 
     Attributes:
         stages: Stage name -> the phase whose network segments it, in order.
+        patch_sizes: Stage name -> window size, where it is not the plan's.
     """
 
     def __init__(
@@ -41,9 +42,11 @@ class StagedSegmenter(Segmenter):
         options: InferenceOptions,
         *,
         stages: dict[str, str],
+        patch_sizes: dict[str, Shape] | None = None,
     ) -> None:
         super().__init__(model, folds, options)
         self.stages = stages
+        self.patch_sizes = patch_sizes or {}
 
     @cached_property
     def networks(self) -> dict[str, list[nn.Module]]:
@@ -67,7 +70,7 @@ class StagedSegmenter(Segmenter):
             stage = self.model.plan.stage(name)
             if field is not None:
                 labels = field.labels(self.scheme_of(self.model.plan.stage(stage.previous or name)))
-            boxes = self._boxes(stage, body, labels, volume)
+            boxes = self.boxes(stage, body, labels, volume)
             regions = [self._region(stage, box, volume, rules, labels) for box in boxes]
             scheme = self.scheme_of(stage)
             field = RegionField(
@@ -81,9 +84,10 @@ class StagedSegmenter(Segmenter):
         scheme = self.model.scheme
         return scheme.as_foreground() if stage.target == "foreground" else scheme
 
-    def _boxes(
+    def boxes(
         self, stage: StagePlan, body: Box, labels: NDArray | None, volume: Volume
     ) -> list[Box]:
+        """Where a stage looks: the body, or around what the stage before labelled."""
         if stage.region == "volume" or labels is None:
             return [body]
         return region_boxes(
@@ -112,7 +116,7 @@ class StagedSegmenter(Segmenter):
         for number, network in enumerate(self.networks[stage.name]):
             predict = WindowPredictor(
                 network,
-                stage.patch_size,
+                self._patch(stage),
                 scheme.heads,
                 step=self.options.step,
                 mirror_axes=self._mirror_axes(stage),
@@ -130,7 +134,11 @@ class StagedSegmenter(Segmenter):
     def _mirror_axes(self, stage: StagePlan) -> tuple[int, ...]:
         if not self.options.tta:
             return ()
-        return tuple(axis for axis in range(3) if stage.patch_size[axis] > 1)
+        return tuple(axis for axis in range(3) if self._patch(stage)[axis] > 1)
+
+    def _patch(self, stage: StagePlan) -> Shape:
+        z, y, x = self.patch_sizes.get(stage.name, stage.patch_size)
+        return z, y, x
 
     def _progress(self, stage: StagePlan, number: int):  # type: ignore[no-untyped-def]
         report = self.options.progress

@@ -1,7 +1,8 @@
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
-from renalplan.regions import region_boxes
+from renalplan.regions import find_pieces, region_boxes
 
 SPACING = (2.0, 1.0, 1.0)  # mm: a voxel has 2 mm^3 = 0.002 ml
 
@@ -62,3 +63,21 @@ def test_pieces_that_touch_at_a_corner_are_one() -> None:
 
 def test_nothing_found_gives_no_box() -> None:
     assert region_boxes(kidneys(), SPACING, margin_mm=20, minimum_ml=0) == []
+
+
+def test_pieces_have_their_box_and_volume_in_order_of_position() -> None:
+    right, left, crumb = (
+        find_pieces(kidneys(piece), SPACING, 0)[0] for piece in (RIGHT, LEFT, CRUMB)
+    )
+    assert right.box == ((8, 12), (5, 10), (5, 10))
+    assert right.ml == pytest.approx(0.2)
+    assert crumb.ml == pytest.approx(0.002)
+    assert find_pieces(kidneys(LEFT, RIGHT, CRUMB), SPACING, 0) == [crumb, right, left]
+
+
+def test_small_pieces_are_left_out_unless_all_are_small() -> None:
+    assert len(find_pieces(kidneys(LEFT, RIGHT, CRUMB), SPACING, 0.1)) == 2
+    larger = (slice(8, 13), slice(5, 10), slice(28, 33))
+    (found,) = find_pieces(kidneys(RIGHT, larger, CRUMB), SPACING, 50)
+    assert found.box == ((8, 13), (5, 10), (28, 33))
+    assert find_pieces(kidneys(), SPACING, 0) == []

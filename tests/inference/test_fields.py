@@ -67,6 +67,51 @@ def test_two_regions_do_not_disturb_each_other() -> None:
     assert (labels[4:] == 2).all()
 
 
+@pytest.mark.parametrize("exclusive", [True, False], ids=["softmax", "sigmoid"])
+@pytest.mark.parametrize("height", [1, 4, 9])
+def test_where_boxes_overlap_the_mean_of_their_probabilities_counts(
+    height: int, exclusive: bool
+) -> None:
+    boxes = [((0, 6), (0, 8), (0, 7)), ((2, 9), (3, 12), (1, 9)), ((4, 8), (5, 12), (5, 10))]
+    regions = []
+    for seed, box in enumerate(boxes):
+        logits = 3 * torch.randn(3, 4, 5, 6, generator=torch.Generator().manual_seed(seed))
+        regions.append(RegionLogits(box, logits))
+    field = RegionField(SHAPE, 3, regions, exclusive=exclusive)
+    total, count = torch.zeros(3, *SHAPE), torch.zeros(SHAPE)
+    for region in regions:
+        (z0, z1), (y0, y1), (x0, x1) = region.box
+        alone = _whole(RegionField(SHAPE, 3, [region], exclusive=exclusive))
+        total[:, z0:z1, y0:y1, x0:x1] += alone[:, z0:z1, y0:y1, x0:x1]
+        count[z0:z1, y0:y1, x0:x1] += 1
+    assert set(count.unique().tolist()) == {0, 1, 2, 3}
+    expected = total / count.clamp_min(1)
+    found = torch.cat([field.slab(z, min(z + height, 9)) for z in range(0, 9, height)], 1)
+    assert torch.allclose(found, expected + (count == 0) * _background(exclusive), atol=1e-5)
+    assert torch.equal(
+        found[:, count == 0], _background(exclusive).expand(3, *SHAPE)[:, count == 0]
+    )
+
+
+def _background(exclusive: bool) -> torch.Tensor:
+    return torch.tensor([float(exclusive), 0.0, 0.0]).reshape(3, 1, 1, 1)
+
+
+@pytest.mark.parametrize("exclusive", [True, False], ids=["softmax", "sigmoid"])
+def test_disjoint_boxes_give_exactly_each_regions_own_probabilities(exclusive: bool) -> None:
+    boxes = [((0, 4), (0, 12), (0, 5)), ((0, 4), (0, 12), (5, 10)), ((4, 9), (2, 9), (0, 10))]
+    regions = [
+        RegionLogits(box, torch.randn(3, *(b - a for a, b in box))) for box in boxes
+    ]  # of the scan's own grid: nothing is interpolated
+    field = RegionField(SHAPE, 3, regions, exclusive=exclusive)
+    expected = _background(exclusive).expand(3, *SHAPE).clone()
+    for region in regions:
+        (z0, z1), (y0, y1), (x0, x1) = region.box
+        values = region.logits.softmax(0) if exclusive else region.logits.sigmoid()
+        expected[:, z0:z1, y0:y1, x0:x1] = values
+    assert torch.equal(field.slab(0, 9), expected)
+
+
 def test_slabs_cover_the_scan_within_the_memory_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     # a slice of 3 heads takes 4 * 3 * 12 * 10 = 1440 bytes, so two fit into 3000
     monkeypatch.setattr(fields, "SLAB_BYTES", 3000)

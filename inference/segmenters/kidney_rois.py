@@ -1,0 +1,44 @@
+"""BiSC-UNet's way: rough network, at most two kidneys, fine network on each one's fixed-size region."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from numpy.typing import NDArray
+
+from renalplan.geometry import Box, Spacing
+from renalplan.images import Volume
+from renalplan.inference.segmenters.staged import StagedSegmenter
+from renalplan.plan import StagePlan
+from renalplan.preprocessing import stage_spacing
+from renalplan.rois import MOST_KIDNEYS, kidney_rois
+
+log = logging.getLogger(__name__)
+
+
+class KidneyRoiSegmenter(StagedSegmenter):
+    """`StagedSegmenter` whose kidney stage looks into regions of interest instead of grown boxes.
+
+    Where two regions overlap, the mean of their probabilities counts.
+    """
+
+    def boxes(
+        self, stage: StagePlan, body: Box, labels: NDArray | None, volume: Volume
+    ) -> list[Box]:
+        """See `StagedSegmenter.boxes`."""
+        if stage.region == "volume" or labels is None:
+            return super().boxes(stage, body, labels, volume)
+        plan = self.model.plan
+        own = stage_spacing(plan, stage, volume.spacing)
+        canonical: Spacing = tuple(own[int(a)] for a in np.argsort(plan.order))  # type: ignore[assignment]
+        found = kidney_rois(
+            labels > 0,
+            volume.spacing,
+            canonical,
+            margin_mm=stage.margin_mm,
+            minimum_ml=stage.minimum_component_ml,
+        )
+        if len(found) < MOST_KIDNEYS:
+            log.info("%d kidney found; going on with %s", len(found), "it" if found else "none")
+        return found
