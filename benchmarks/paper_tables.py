@@ -1,0 +1,155 @@
+"""Our table beside the paper's: `--paper densebiasnet` or `--paper bisc`.
+
+Makes phantoms (or takes your dataset with --task), trains every row with every seed on fold 0 of the
+dataset's five folds, predicts the cases held out there (never trained on) as any scan, and prints
+means and standard deviations over the seeds. A killed run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from papers import PAPERS, Arm, Paper
+
+from renalplan.phantom import make_phantom_dataset
+from renalplan.planners.options import PlanOptions
+from renalplan.planning import plan_and_preprocess
+from renalplan.training import train
+from renalplan.workspace import Workspace
+
+NUMBERS = {"densebiasnet": 931, "bisc": 932}  # of the phantom datasets
+
+
+def main() -> None:
+    """Parse, run what is missing, print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--paper", choices=sorted(PAPERS), required=True)
+    parser.add_argument("--workspace", type=Path, default=Path("paper_tables"))
+    parser.add_argument(
+        "--task", help="your dataset instead of phantoms; plan it first if you like"
+    )
+    parser.add_argument("--plan", help="which plan of it")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--shares", type=float, nargs="+", help="of the labelled patients")
+    parser.add_argument(
+        "--schedule",
+        choices=("small", "paper"),
+        default="small",
+        help="short for phantoms on a CPU, or the trainers' defaults, which are the papers'",
+    )
+    parser.add_argument("--set", nargs="+", default=[], help="more settings for every row")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--workers", type=int, default=None)
+    given = parser.parse_args()
+    paper = PAPERS[given.paper]
+    workspace = Workspace.find(given.workspace)
+    task = given.task or make_phantoms(given.paper, paper, workspace)
+    shares = given.shares or list(paper.shares)
+    results: dict[str, Any] = {}
+    out = workspace.root / f"paper_{given.paper}.json"
+    # rows of one seed together, so that a run that is cut short has compared like with like
+    for share in shares:
+        for seed in given.seeds:
+            for arm in paper.arms:
+                name = f"paper_{arm.key}_{round(100 * share)}_s{seed}"
+                results[name] = run(arm, paper, task, name, share, seed, workspace, given)
+                out.write_text(json.dumps(results, indent=2))
+        print(table(paper, results, share, given.seeds), flush=True)
+
+
+def make_phantoms(key: str, paper: Paper, workspace: Workspace) -> str:
+    """The paper's phantom dataset, planned and preprocessed; its number."""
+    number = NUMBERS[key]
+    folder = workspace.root / "raw" / f"Dataset{number}_{key}"
+    if not (folder / "dataset.json").is_file():
+        make_phantom_dataset(folder, workers=2, **paper.phantom)
+    options = PlanOptions(**paper.plan)
+    plan_and_preprocess(
+        str(number), options, configurations=paper.configurations, workspace=workspace
+    )
+    return str(number)
+
+
+def run(
+    arm: Arm,
+    paper: Paper,
+    task: str,
+    name: str,
+    share: float,
+    seed: int,
+    workspace: Workspace,
+    given: argparse.Namespace,
+) -> dict[str, Any]:
+    """Train and validate one model, unless that is done; its scores on the held-out cases."""
+    settings = [*arm.settings, f"seed={seed}", f"label_share={share}"]
+    if given.schedule == "small":
+        settings += [*paper.small, *paper.small_of.get(arm.trainer, ())]
+    start = time.monotonic()
+    trained = train(
+        task,
+        0,
+        arm.trainer,
+        settings=[*settings, *given.set],
+        plan_name=given.plan,
+        configuration=arm.configuration,
+        name=name,
+        device=given.device,
+        precision=given.precision,
+        workers=given.workers,
+        workspace=workspace,
+    )
+    folder = trained.model / "fold_0"
+    summary = json.loads((folder / "validation" / "summary.json").read_text())
+    seconds = json.loads((folder / "finished.json").read_text())["seconds"]
+    scores = {
+        structure: {score: spread["mean"] for score, spread in values["scores"].items()}
+        for structure, values in summary["structures"].items()
+    }
+    print(f"{name}: {scores} after {time.monotonic() - start:.0f} s", flush=True)
+    return {"settings": settings, "scores": scores, "training_seconds": seconds}
+
+
+def table(paper: Paper, results: dict[str, Any], share: float, seeds: list[int]) -> str:
+    """A markdown table: ours (mean ± sd over seeds), the paper's in brackets."""
+    headings = [heading for *_, heading in paper.columns]
+    lines = [
+        f"### {paper.title}, {100 * share:g} % of the labelled patients, {len(seeds)} seeds",
+        "",
+        "| | " + " | ".join(headings) + " | training |",
+        "|---|" + "---|" * (len(headings) + 1),
+    ]
+    for arm in paper.arms:
+        runs = [results[f"paper_{arm.key}_{round(100 * share)}_s{seed}"] for seed in seeds]
+        cells = []
+        for structure, score, _ in paper.columns:
+            values = [r["scores"].get(structure, {}).get(score) for r in runs]
+            theirs = paper_value(arm, structure, score, share)
+            cells.append(cell([v for v in values if v is not None]) + theirs)
+        minutes = statistics.median(r["training_seconds"] for r in runs) / 60
+        lines.append(f"| {arm.name} | " + " | ".join(cells) + f" | {minutes:.1f} min |")
+    return "\n".join([*lines, ""])
+
+
+def cell(values: list[float]) -> str:
+    """Mean ± standard deviation over the seeds."""
+    if not values:
+        return "-"
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{spread}"
+
+
+def paper_value(arm: Arm, structure: str, score: str, share: float) -> str:
+    """What the paper has in this place, in brackets; nothing if it has nothing."""
+    keys = [score, f"{structure} {score}"] if share == 1 else [f"{score} {100 * share:g}%"]
+    found = next((arm.paper[key] for key in keys if key in arm.paper), None)
+    return f" [{found}]" if found else ""
+
+
+if __name__ == "__main__":
+    main()
