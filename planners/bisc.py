@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import ceil
+from typing import Any
 
 import numpy as np
 
@@ -84,16 +85,24 @@ class BiscRun:
         first, second, third = (values[a] for a in self.order)
         return first, second, third
 
-    def fits(self, topology: Topology, batch_size: int) -> bool:
-        """Whether both SC-UNet and the plan's U-Net can train such batches."""
-        limit = usable_gb(self.gpu_memory_gb) * GB
-        return (
-            max(
-                scunet_bytes(topology.voxels, self.network.heads, batch_size),
-                training_bytes(topology, self.network, batch_size),
-            )
-            <= limit
+    def bytes(self, topology: Topology, batch_size: int) -> int:
+        """What training needs, by SC-UNet or by the plan's U-Net: the larger of the two."""
+        return max(
+            scunet_bytes(topology.voxels, self.network.heads, batch_size),
+            training_bytes(topology, self.network, batch_size),
         )
+
+    def fits(self, topology: Topology, batch_size: int) -> bool:
+        """Whether both networks can train such batches."""
+        return self.bytes(topology, batch_size) <= usable_gb(self.gpu_memory_gb) * GB
+
+    def stage(self, name: str, design: Design, reasons: dict[str, str], **fields: Any) -> StagePlan:
+        """The stage's record, its forecast the larger of both networks'."""
+        stage = make_stage(name, design, reasons, **fields)
+        assert stage.forecast is not None
+        memory = round(self.bytes(design.topology, design.batch_size) / GB, 3)
+        forecast = stage.forecast.model_copy(update={"training_memory_gb": memory})
+        return stage.model_copy(update={"forecast": forecast})
 
     def design(self, spacing: Spacing, shape: tuple[float, ...], patch: Shape) -> Design:
         """A patch of this in-plane size, with as many slices as two of them leave memory for.
@@ -177,7 +186,7 @@ def _rough_stage(run: BiscRun, target: Spacing) -> StagePlan:
         "patch_size": "the median body in plane, and as many slices as two patches leave room for.",
         "batch_size": f"as many as fit {run.gpu_memory_gb:g} GB, at most the paper's {MAX_BATCH}.",
     }
-    return make_stage("rough", design, reasons)
+    return run.stage("rough", design, reasons)
 
 
 def _fine_stage(run: BiscRun, target: Spacing, reason: str) -> StagePlan:
@@ -202,7 +211,7 @@ def _fine_stage(run: BiscRun, target: Spacing, reason: str) -> StagePlan:
         ),
         "minimum_component_ml": "a twentieth of the typical largest piece, from 0.5 to 10 ml.",
     }
-    return make_stage(
+    return run.stage(
         "fine",
         design,
         reasons,
@@ -222,7 +231,7 @@ def _single_stage(run: BiscRun, target: Spacing) -> StagePlan:
         "patch_size": "that of the fine stage, so that they can be compared.",
         "batch_size": "that of the fine stage.",
     }
-    return make_stage("single", design, reasons)
+    return run.stage("single", design, reasons)
 
 
 def _kidney_regions(run: BiscRun, spacing: Spacing, minimum_ml: float) -> tuple[Shape, float]:

@@ -46,7 +46,12 @@ def roi_shape(extent_mm: Spacing, spacing: Spacing, slice_axis: int = 0) -> Shap
 
 
 def roi_box(
-    piece: Box, spacing: Spacing, stage_spacing: Spacing, within: Box, slice_axis: int = 0
+    piece: Box,
+    spacing: Spacing,
+    stage_spacing: Spacing,
+    within: Box,
+    slice_axis: int = 0,
+    least: Shape = (1, 1, 1),
 ) -> Box:
     """The region of interest around a piece, moved (or cut) to lie within bounds.
 
@@ -56,6 +61,8 @@ def roi_box(
         stage_spacing: mm of the stage that will look into it, which decides its size.
         within: Bounds, voxels; where the region is larger than they are, it is cut to them.
         slice_axis: The axis across the slices.
+        least: The stage's window, voxels at its spacing: in a smaller region it would see nothing
+            where there is something.
     """
     extents = box_shape(piece)
     extent_mm: Spacing = tuple(n * s for n, s in zip(extents, spacing, strict=True))  # type: ignore[assignment]
@@ -64,7 +71,8 @@ def roi_box(
     for axis in range(3):
         (a, b), (low, high) = piece[axis], within[axis]
         # rounded down, so that the stage sees no voxel more than a whole window; never cut a kidney
-        size = max(b - a, floor(wanted[axis] * stage_spacing[axis] / spacing[axis] + ROUNDING))
+        seen = max(wanted[axis], least[axis])
+        size = max(b - a, floor(seen * stage_spacing[axis] / spacing[axis] + ROUNDING))
         start = floor((a + b - size) / 2)
         start = max(low, min(start, high - size))
         sides.append((start, min(high, start + size)))
@@ -84,6 +92,7 @@ def kidney_rois(
     *,
     margin_mm: float,
     minimum_ml: float,
+    least: Shape = (1, 1, 1),
 ) -> list[Box]:
     """Regions of interest of the kidneys in a canonical (z, y, x) mask; they may overlap.
 
@@ -93,10 +102,17 @@ def kidney_rois(
         stage_spacing: mm along (z, y, x) of the stage that will look into them.
         margin_mm: How far beyond a kidney its region may reach: what training has stored.
         minimum_ml: Smaller pieces are no kidney, unless there is no larger one.
+        least: See `roi_box`.
     """
     margin = tuple(ceil(margin_mm / s) for s in spacing)
     return [
-        roi_box(piece.box, spacing, stage_spacing, grow_box(piece.box, margin, mask.shape))
+        roi_box(
+            piece.box,
+            spacing,
+            stage_spacing,
+            grow_box(piece.box, margin, mask.shape),
+            least=least,
+        )
         for piece in largest_pieces(mask, spacing, minimum_ml)
     ]
 

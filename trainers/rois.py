@@ -90,7 +90,7 @@ class RoiSource(PatchSource):
         moved: Box = tuple((a + d, b + d) for (a, b), d in zip(kidney, shift, strict=True))  # type: ignore[assignment]
         margin = tuple(int(np.ceil(self.margin_mm / s)) for s in self.spacing)
         within = grow_box(kidney, margin, shape)
-        return roi_box(moved, self.spacing, self.spacing, within, self.slice_axis)
+        return roi_box(moved, self.spacing, self.spacing, within, self.slice_axis, self.patch)
 
 
 def measure_rough_errors(
@@ -112,7 +112,7 @@ def measure_rough_errors(
         truth = task.scheme.foreground_mask(np.asarray(item.labels[0]))
         found = find_pieces(predict(item) > 0, spacing, fine.minimum_component_ml)
         for piece in find_pieces(truth, spacing, fine.minimum_component_ml):
-            nearest = _nearest(piece, found)
+            nearest = _nearest(piece, found, spacing)
             if nearest is None:
                 missed += 1
                 continue
@@ -143,7 +143,7 @@ def jitter_mm(kidneys: Kidneys, rough_spacing: Spacing, factor: float) -> Spacin
     return z, y, x
 
 
-def _nearest(piece: Piece, found: list[Piece]) -> Piece | None:
+def _nearest(piece: Piece, found: list[Piece], spacing: Spacing) -> Piece | None:
     """The found piece whose box meets the true one's and whose centre is closest."""
     meeting = [
         other
@@ -151,7 +151,11 @@ def _nearest(piece: Piece, found: list[Piece]) -> Piece | None:
         if all(a < d and c < b for (a, b), (c, d) in zip(piece.box, other.box, strict=True))
     ]
     centre = _centre(piece.box)
-    return min(meeting, key=lambda p: float(np.abs(_centre(p.box) - centre).sum()), default=None)
+
+    def distance_mm(other: Piece) -> float:
+        return float(np.linalg.norm((_centre(other.box) - centre) * spacing))
+
+    return min(meeting, key=distance_mm, default=None)
 
 
 def _centre(box: Box) -> NDArray[np.float64]:

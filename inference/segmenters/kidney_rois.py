@@ -7,7 +7,7 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
-from renalplan.geometry import Box, Spacing
+from renalplan.geometry import Box, Shape, Spacing
 from renalplan.images import Volume
 from renalplan.inference.segmenters.staged import StagedSegmenter
 from renalplan.plan import StagePlan
@@ -31,13 +31,16 @@ class KidneyRoiSegmenter(StagedSegmenter):
             return super().boxes(stage, body, labels, volume)
         plan = self.model.plan
         own = stage_spacing(plan, stage, volume.spacing)
-        canonical: Spacing = tuple(own[int(a)] for a in np.argsort(plan.order))  # type: ignore[assignment]
+        back = [int(axis) for axis in np.argsort(plan.order)]
+        canonical: Spacing = tuple(own[axis] for axis in back)  # type: ignore[assignment]
+        window: Shape = tuple(self._patch(stage)[axis] for axis in back)  # type: ignore[assignment]
         found = kidney_rois(
             labels > 0,
             volume.spacing,
             canonical,
             margin_mm=stage.margin_mm,
             minimum_ml=stage.minimum_component_ml,
+            least=window,
         )
         if len(found) < MOST_KIDNEYS:
             log.info("%d kidney found; going on with %s", len(found), "it" if found else "none")

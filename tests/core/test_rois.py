@@ -143,6 +143,16 @@ def test_a_box_is_moved_before_it_is_cut() -> None:
     assert roi_box(piece, EVEN, EVEN, bounds) == ((0, 16), (0, 40), (36, 100))
 
 
+def test_a_region_is_not_smaller_than_the_window_that_looks_into_it() -> None:
+    piece: Box = ((20, 30), (45, 55), (45, 55))
+    bounds = whole_box((80, 100, 100))
+    assert roi_box(piece, EVEN, EVEN, bounds) == ((17, 33), (18, 82), (18, 82))
+    # 48 slices at 2 mm are 24 of 4 mm; the other sides are large enough
+    least = (48, 64, 16)
+    assert roi_box(piece, EVEN, EVEN, bounds, least=least) == ((1, 49), (18, 82), (18, 82))
+    assert roi_box(piece, (4.0, 2.0, 2.0), EVEN, bounds, least=least)[0] == (13, 37)
+
+
 def test_a_displaced_piece_beyond_the_bounds_still_gives_a_box_within_them() -> None:
     bounds: Box = ((10, 60), (10, 60), (10, 60))
     for shift in (-500, 500):

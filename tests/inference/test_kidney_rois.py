@@ -251,7 +251,9 @@ def test_sizes_follow_the_stages_spacing_whatever_the_plans_axes(
     z_spacing: float | None, model: ModelFolder, make_volume: Callable[..., Volume]
 ) -> None:
     plan = model.plan
-    fine = plan.stage("fine").model_copy(update={"spacing": (5.0, z_spacing, 2.5)})
+    fine = plan.stage("fine").model_copy(
+        update={"spacing": (5.0, z_spacing, 2.5), "patch_size": (16, 16, 32)}
+    )
     turned = plan.model_copy(update={"axes": ("x", "z", "y"), "stages": (plan.stages[0], fine)})
     own = replace(model)
     own.__dict__["plan"] = turned
@@ -260,6 +262,13 @@ def test_sizes_follow_the_stages_spacing_whatever_the_plans_axes(
     labels = _truth(RIGHT, LEFT)
     found = segmenter.boxes(fine, ((0, 48), (0, 70), (0, 90)), labels, volume)
     canonical = (3.0 if z_spacing is None else z_spacing, 2.5, 5.0)
-    assert found == kidney_rois(labels > 0, SPACING, canonical, margin_mm=45.0, minimum_ml=5.0)
+    rule: dict[str, Any] = {"margin_mm": 45.0, "minimum_ml": 5.0}
+    assert found == kidney_rois(labels > 0, SPACING, canonical, **rule)
     # 60 mm of kidney: 48 of 1.5 mm, or 32 of the scan's own 3 mm
     assert found[0][0][1] - found[0][0][0] == (24 if z_spacing else 32)
+    # a window of 80 slices is not filled up with nothing; 2 slices above the kidney, 15 below
+    arguments = {"stages": {"rough": "rough", "fine": "fine"}}
+    wide = KidneyRoiSegmenter(own, ["0"], CPU, **arguments, patch_sizes={"fine": (16, 80, 32)})
+    wider = wide.boxes(fine, ((0, 48), (0, 70), (0, 90)), labels, volume)
+    assert wider == kidney_rois(labels > 0, SPACING, canonical, **rule, least=(80, 32, 16))
+    assert wider[0][0] == (0, 37)

@@ -116,9 +116,10 @@ def test_forecasts_count_every_kidney(kits: Make) -> None:
     assert both.windows_per_case == 2 * one.windows_per_case
 
 
+@pytest.mark.parametrize("features", [4, 32])  # the U-Net is smaller, and larger, than SC-UNet
 @pytest.mark.parametrize("memory", [3, 4, 6, 8, 12, 24, 80])
-def test_every_stage_fits_its_target(memory: float, kits: Make) -> None:
-    plan = _plan(kits(), gpu_memory_gb=memory)
+def test_every_stage_fits_its_target(memory: float, features: int, kits: Make) -> None:
+    plan = _plan(kits(), gpu_memory_gb=memory, base_features=features)
     for stage in plan.stages:
         assert stage.forecast is not None
         assert stage.forecast.training_memory_gb <= usable_gb(memory) + 1e-3

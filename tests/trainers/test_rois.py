@@ -136,11 +136,12 @@ def test_the_error_is_the_root_of_the_mean_square(
 def test_kidneys_that_are_not_found_are_counted(
     task: TrainingTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Shifted, "shift", (1, 0, 0))
     monkeypatch.setattr(Shifted, "lost", (B,))
     found = _measure(task, tmp_path / "errors")
     # B's place is taken by nothing; A, found elsewhere, is not taken for it
     assert (found.compared, found.missed) == (2, 2)
-    assert found.error_mm == (0, 0, 0)
+    assert found.error_mm == (4, 0, 0)  # of those that were found
     monkeypatch.setattr(Shifted, "lost", (A, B))
     found = _measure(task, tmp_path / "errors")
     # only the speck is left to be found, which meets no kidney
@@ -283,6 +284,9 @@ def test_without_jitter_regions_are_those_of_prediction(
     one = source(jitter_mm=(0.0, 0.0, 0.0))
     found = one.region(KIDNEY, SHAPE, np.random.default_rng(0))
     assert found == ((14, 46), (13, 77), (13, 77))  # centred
+    # not smaller than the patch, which would reach beyond it
+    large = source(jitter_mm=(0.0, 0.0, 0.0), patch=(48, 24, 80))
+    assert large.region(KIDNEY, SHAPE, np.random.default_rng(0)) == ((6, 54), (13, 77), (7, 83))
     edge: Box = ((0, 10), (30, 60), (30, 60))
     assert one.region(edge, SHAPE, np.random.default_rng(0))[0] == (0, 16)
 

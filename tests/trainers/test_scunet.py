@@ -106,14 +106,16 @@ def _is_mirrored(patch: np.ndarray, task: TrainingTask) -> bool:
 @pytest.mark.parametrize("method", ["erosion", "canny"])
 def test_batches_hold_the_edges_of_their_labels(make_task: Make, method: str) -> None:
     task = make_task()
-    batch = _phase(task, f"edges={method}").training_batches(task).batch(1)
+    settings = [f"edges={method}", "batch_size=6", "foreground_share=1"]
+    batch = _phase(task, *settings).training_batches(task).batch(1)
+    assert set(batch["labels"].unique().tolist()) == {0, 1, 2}
     expected = edge_targets(
         batch["labels"],
         ((1, 2), (2,)),  # the edge of the kidney runs around its tumour
         spacing=(2.0, 2.0, 2.0),
         method=method,  # type: ignore[arg-type]
     )
-    assert batch["edges"].shape == (2, 2, 8, 8, 8)
+    assert batch["edges"].shape == (6, 2, 8, 8, 8)
     assert batch["edges"].dtype == torch.uint8
     assert torch.equal(batch["edges"], expected)
     assert expected.any()
