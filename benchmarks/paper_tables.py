@@ -69,9 +69,11 @@ def make_phantoms(key: str, paper: Paper, workspace: Workspace) -> str:
     folder = workspace.root / "raw" / f"Dataset{number}_{key}"
     if not (folder / "dataset.json").is_file():
         make_phantom_dataset(folder, workers=2, **paper.phantom)
-    options = PlanOptions(**paper.plan)
     plan_and_preprocess(
-        str(number), options, configurations=paper.configurations, workspace=workspace
+        str(number),
+        options=PlanOptions(**paper.plan),
+        configurations=paper.configurations,
+        workspace=workspace,
     )
     return str(number)
 

@@ -43,6 +43,9 @@ class DenseBiasNetSettings(SupervisedSettings):
         default="time", description="learning rate: Keras' decay with time, as in the paper"
     )
     weight_decay: float = Field(default=0.0, ge=0)
+    foreground_share: float = Field(
+        default=0.5, ge=0, le=1, description="share of patches that must hold foreground"
+    )
     # Eq. 2 is a sum without a divisor; divided by all voxels, the gradient fades with the number of
     # hard ones faster than Adam's memory, and training stalls
     loss: LossSettings = LossSettings(name="hra_ce", threshold=0.1, average="selected")
@@ -66,7 +69,7 @@ class DenseBiasNetSettings(SupervisedSettings):
     @field_validator("bias_maps", mode="before")
     @classmethod
     def _number_from_text(cls, value: Any) -> Any:
-        return int(value) if isinstance(value, str) and value.strip().isdigit() else value
+        return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
 
     @field_validator("bias_maps")
     @classmethod
@@ -115,7 +118,8 @@ class DenseBiasNet(StagedTrainer):
     def with_priors(self) -> bool:
         """Whether the autoencoder phase runs."""
         if self.settings.priors == "auto":
-            return bool(self.task.unlabelled)
+            # not by fold: the networks of all folds must be alike
+            return bool(self.task.unlabelled or self.task.withheld)
         return self.settings.priors == "true"
 
     def run(self) -> None:

@@ -61,7 +61,8 @@ class PatchSource:
         margin: Voxels read beyond the patch on each side, for the transform to rotate in.
         batch_size: Samples a batch.
         foreground_share: Share of a batch that must hold foreground: the last
-            `batch_size - round(batch_size * (1 - share))` samples [Isensee2021].
+            `batch_size - round(batch_size * (1 - share))` samples [Isensee2021]; with single
+            samples, that share of the steps.
         transform: Augments one sample {image, segmentation}; must crop to `patch`.
         seed: With the step it decides everything.
         extra: Reads further segmentation channels for (item, start, size), e.g. a cascade's
@@ -86,7 +87,7 @@ class PatchSource:
         }
 
     def _sample(self, step: int, place: int) -> Sample:
-        forced = place >= round(self.batch_size * (1 - self.foreground_share))
+        forced = self._is_forced(step, place)
         with seeded(self.seed, step, place) as generator:
             item, corner = self.draw(generator, forced)
             start = tuple(c - m for c, m in zip(corner, self.margin, strict=True))
@@ -99,6 +100,12 @@ class PatchSource:
                 "segmentation": torch.from_numpy(labels.astype(np.int16)),
             }
             return self.transform(**sample) if self.transform else sample
+
+    def _is_forced(self, step: int, place: int) -> bool:
+        share = self.foreground_share
+        if self.batch_size == 1:
+            return int((step + 1) * share) > int(step * share)
+        return place >= round(self.batch_size * (1 - share))
 
     def draw(self, generator: Generator, forced: bool) -> tuple[ItemArrays, tuple[int, ...]]:
         """An item and the corner of a patch in it."""
