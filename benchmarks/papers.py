@@ -112,9 +112,10 @@ DENSEBIASNET = Paper(
     ),
     shares=(1.0, 0.1),
     small=(
-        "epochs=7",
+        "epochs=6",
         "iterations=100",
         "validation_iterations=0",
+        "augmentation.rotation_probability=0",  # too short to learn from turned, blurred vessels
         "patch_size=32,48,48",
         "foreground_share=1",
         "schedule=poly",

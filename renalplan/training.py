@@ -96,6 +96,7 @@ def train(
     base = _task_on(device, precision, workers, progress)
     results: dict[str, dict[str, float]] = {}
     for fold_name, split in folds.items():
+        strangers = _strangers(unlabelled, split, patients)
         task_of_fold = base(
             plan=plan,
             configuration=used,
@@ -104,7 +105,8 @@ def train(
             fold_name=fold_name,
             stores=plan_folder,
             model=ModelFolder(path),
-            unlabelled=_strangers(unlabelled, split, patients),
+            unlabelled=strangers,
+            withheld=tuple(case.id for case in unlabelled if case.id not in strangers),
         )
         running = kind(task_of_fold, values)
         running.check()
@@ -148,12 +150,14 @@ def _task_on(
     workers: int | None,
     progress: bool,
 ) -> Callable[..., TrainingTask]:
-    """`TrainingTask` with the hardware filled in."""
+    """`TrainingTask` with the hardware filled in; a precision it does not have is refused."""
+    from renalplan.trainers.loop import choose_precision
     from renalplan.trainers.task import Hardware, TrainingTask
 
     hardware = Hardware(
         device=device, precision=precision, workers=_data_workers(workers), progress=progress
     )
+    choose_precision(hardware)
     return partial(TrainingTask, hardware=hardware)
 
 

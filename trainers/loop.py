@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
@@ -29,22 +30,35 @@ PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "
 
 
 def make_fabric(hardware: Hardware) -> Fabric:
-    """Devices and precision; `auto` is bf16 or fp16 autocast on a GPU, float32 on the CPU.
+    """Devices and precision, see `choose_precision`."""
+    # it announces half precision at every phase, to a user who has asked for it
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    _, _, number = hardware.device.partition(":")
+    devices: Any = [int(number)] if number else 1
+    precision = PRECISIONS[choose_precision(hardware)]
+    return Fabric(accelerator=_accelerator(hardware), devices=devices, precision=precision)
+
+
+def choose_precision(hardware: Hardware) -> str:
+    """fp32, bf16 or fp16; `auto` is bf16 or fp16 autocast on a GPU, float32 on the CPU.
 
     Raises:
         UsageError: float16 on a CPU, where it is not supported.
     """
-    kind, _, number = hardware.device.partition(":")
-    devices: Any = [int(number)] if number else 1
-    if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-    precision: str = hardware.precision
-    if precision == "fp16" and kind == "cpu":
+    kind = _accelerator(hardware)
+    if hardware.precision == "fp16" and kind == "cpu":
         raise UsageError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32.")
-    if precision == "auto":
-        half = "bf16" if kind == "cuda" and torch.cuda.is_bf16_supported() else "fp16"
-        precision = half if kind == "cuda" else "fp32"
-    return Fabric(accelerator=kind, devices=devices, precision=PRECISIONS[precision])
+    if hardware.precision != "auto":
+        return hardware.precision
+    half = "bf16" if kind == "cuda" and torch.cuda.is_bf16_supported() else "fp16"
+    return half if kind == "cuda" else "fp32"
+
+
+def _accelerator(hardware: Hardware) -> str:
+    kind = hardware.device.partition(":")[0]
+    if kind == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return kind
 
 
 def fit(phase: TrainedNetwork, task: TrainingTask) -> None:

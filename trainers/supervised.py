@@ -70,7 +70,12 @@ class SupervisedSettings(TrainerSettings):
     @classmethod
     def _sizes_from_text(cls, value: Any) -> Any:
         """On the command line three sizes stand in one word."""
-        return re.split(r"[,x]", value) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        sizes = re.split(r"[,x]", value)
+        if len(sizes) != 3 or not all(size.strip().isdecimal() for size in sizes):
+            raise ValueError("a patch size is three whole numbers, e.g. 64,152,152")
+        return [int(size) for size in sizes]
 
     @field_validator("patch_size")
     @classmethod

@@ -42,6 +42,7 @@ class TrainingTask:
         fold: Case ids trained on and held out; nothing held out when all cases are trained on.
         fold_name: `0` … or `all`.
         unlabelled: Case ids of imagesUn: no fold's own, to learn images from.
+        withheld: Those of patients that this fold holds out: there, but not to be read.
         stores: The plan's folder with one store a stage.
         model: The model folder being made.
         hardware: What to run on.
@@ -56,6 +57,7 @@ class TrainingTask:
     model: ModelFolder
     hardware: Hardware = field(default_factory=Hardware)
     unlabelled: tuple[str, ...] = ()
+    withheld: tuple[str, ...] = ()
 
     @property
     def scheme(self) -> LabelScheme:

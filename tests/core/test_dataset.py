@@ -71,6 +71,33 @@ def test_unlabelled_cases_need_no_label(make_dataset: Build) -> None:
     assert len(dataset.training_cases) == 3
 
 
+def test_a_case_with_and_without_labels_is_refused(make_dataset: Build) -> None:
+    """Held out by its label, it would come back as an image to learn from."""
+    folder = make_dataset(unlabelled=["extra", "extra_2"])
+    for name in ("extra", "extra_2"):
+        image = folder / "imagesUn" / f"{name}_0000.nii.gz"
+        (folder / "imagesTr" / image.name).write_bytes(image.read_bytes())
+        label = folder / "labelsTr" / "case_1.nii.gz"
+        (folder / "labelsTr" / f"{name}.nii.gz").write_bytes(label.read_bytes())
+    dataset = Dataset.open(folder)
+    with pytest.raises(DatasetError, match=r"imagesUn and imagesTr both have extra, extra_2; rem"):
+        _ = dataset.unlabelled_cases
+
+
+def test_unlabelled_cases_have_patients_and_all_channels(make_dataset: Build) -> None:
+    folder = make_dataset(
+        unlabelled=["extra"],
+        channel_names={"0": "CTA", "1": "CTU"},
+        patients={"extra": "P", "case_1": "P"},
+    )
+    (extra,) = Dataset.open(folder).unlabelled_cases
+    assert extra.patient == "P"
+    assert [path.name for path in extra.images] == ["extra_0000.nii.gz", "extra_0001.nii.gz"]
+    extra.images[1].unlink()
+    with pytest.raises(DatasetError, match=r"imagesUn: extra_0001 \(CTU\) is missing"):
+        _ = Dataset.open(folder).unlabelled_cases
+
+
 def test_a_missing_channel_is_named(make_dataset: Build) -> None:
     folder = make_dataset(channel_names={"0": "CTA", "1": "CTU"})
     (folder / "imagesTr" / "case_2_0001.nii.gz").unlink()

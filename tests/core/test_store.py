@@ -68,6 +68,18 @@ def test_a_patch_inside_is_cut_out(stored: ItemArrays, two_structures: NDArray) 
     np.testing.assert_array_equal(labels[0], two_structures[1:5, 2:6, 3:9])
 
 
+def test_an_image_patch_is_a_patch_without_its_labels(stored: ItemArrays) -> None:
+    for start, size in (((1, 2, 3), (4, 4, 6)), ((-2, 2, 9), (4, 4, 5))):
+        expected, _ = stored.patch(start, size)
+        alone = ItemArrays(stored.folder, stored.item, "case")
+        np.testing.assert_array_equal(alone.image_patch(start, size), expected)
+        assert alone.image_patch(start, size).dtype == np.float32
+    for path in (*stored.folder.glob("*.labels.b2nd"), *stored.folder.glob("*.npz")):
+        path.unlink()
+    alone = ItemArrays(stored.folder, stored.item, "case")
+    assert alone.image_patch((0, 0, 0), SHAPE).shape == (2, *SHAPE)
+
+
 def test_a_patch_beyond_the_border_is_zero(stored: ItemArrays, two_structures: NDArray) -> None:
     image, labels = stored.patch((-2, 2, 9), (4, 4, 5))
     assert image.shape == (2, 4, 4, 5)

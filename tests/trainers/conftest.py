@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from renalplan import store
 from renalplan.dataset import DatasetDescription
 from renalplan.labels import LabelScheme
 from renalplan.model_folder import ModelFolder
@@ -139,6 +140,42 @@ def make_task(tmp_path: Path, description: DatasetDescription) -> Callable[..., 
         return TrainingTask(**(given | values))
 
     return make
+
+
+@pytest.fixture
+def add_unlabelled(tmp_path: Path, description: DatasetDescription) -> Callable[..., None]:
+    """Adds a case of images alone to every stage's store; `image` makes a stage's from its shape."""
+
+    def add(case: str, image: Callable[[tuple[int, int, int]], np.ndarray] | None = None) -> None:
+        for stage in _plan().stages:
+            shape = stage.median_shape
+            array = image(shape) if image else _arrays(3, shape)[0][0]
+            folder = tmp_path / "stores" / stage.name
+            box = ((0, shape[0]), (0, shape[1]), (0, shape[2]))
+            item = write_item(folder, f"{case}.0", array[None], None, box, description.scheme())
+            spacing = tuple(stage.spacing)
+            write_case(
+                folder,
+                StoredCase(
+                    case=case, patient=case, inputs="-", recipe="-", spacing=spacing, items=(item,)
+                ),
+            )
+
+    return add
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Fills with the names of the stored arrays that are opened from now on, without `.b2nd`."""
+    found: set[str] = set()
+    real = store.open_array
+
+    def recording(path: Path) -> Any:
+        found.add(f"{path.parent.name}/{path.stem}")
+        return real(path)
+
+    monkeypatch.setattr(store, "open_array", recording)
+    return found
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -120,9 +120,12 @@ def test_mirroring_alone_is_a_mirror_image() -> None:
     sample = _sample((4, 4, 4), augmentation.margin)
     with seeded(1):
         result = augmentation.transform(**{k: v.clone() for k, v in sample.items()})
-    m = augmentation.margin
-    centre = sample["image"][:, m[0] : -m[0], m[1] : -m[1], m[2] : -m[2]]
-    assert sorted(result["image"].flatten().tolist()) == sorted(centre.flatten().tolist())
+    assert augmentation.margin == (0, 0, 0)  # nothing turns or grows
+    assert sorted(result["image"].flatten().tolist()) == sorted(sample["image"].flatten().tolist())
+    assert any(
+        torch.equal(result["image"], sample["image"].flip(axes))
+        for axes in ([], [1], [2], [3], [1, 2], [1, 3], [2, 3], [1, 2, 3])
+    )
 
 
 def test_the_previous_labels_become_one_channel_a_structure() -> None:
@@ -173,3 +176,65 @@ def test_a_flat_patch_reads_further_within_its_slices_only() -> None:
 def test_without_rotation_only_scaling_asks_for_a_margin() -> None:
     # 34 / 0.85 = 40
     assert _build((34, 34, 34), rotation_degrees=0).margin == (3, 3, 3)
+
+
+@pytest.mark.parametrize("patch", [(6, 8, 8), (4, 16, 16), (1, 16, 16)], ids=["3-D", "flat", "2-D"])
+def test_nothing_that_moves_voxels_means_no_margin(patch: tuple[int, int, int]) -> None:
+    still = _build(
+        patch, rotation_probability=0, scaling_probability=0, intensity=False, mirror=False
+    )
+    assert still.margin == (0, 0, 0)
+    sample = _sample(patch, still.margin)
+    result = still.transform(**{k: v.clone() for k, v in sample.items()})
+    assert torch.equal(result["image"], sample["image"])
+    assert torch.equal(result["segmentation"], sample["segmentation"])
+    brighter = _build(patch, rotation_probability=0, scaling_probability=0)
+    assert brighter.margin == (0, 0, 0)
+    with seeded(0):
+        assert brighter.transform(**sample)["image"].shape == (1, *patch)
+
+
+@pytest.mark.parametrize("moves", [{"rotation_probability": 0.1}, {"scaling_probability": 0.1}])
+def test_anything_that_moves_voxels_sometimes_asks_for_a_margin(moves: dict[str, float]) -> None:
+    values = {"rotation_probability": 0.0, "scaling_probability": 0.0, **moves}
+    assert min(_build((34, 34, 34), **values).margin) >= 3
+
+
+def test_ten_degrees_without_scaling_neither_grow_nor_shrink() -> None:
+    """A ball about the centre is one voxel for voxel the same after any turn, but for its rim."""
+    patch = (24, 24, 24)
+    augmentation = _build(
+        patch, rotation_probability=1, rotation_degrees=10, scaling_probability=0, intensity=False
+    )
+    size = [p + 2 * m for p, m in zip(patch, augmentation.margin, strict=True)]
+    axes = [np.arange(n) - (n - 1) / 2 for n in size]
+    z, y, x = np.meshgrid(*axes, indexing="ij")
+    ball = torch.from_numpy((z**2 + y**2 + x**2 <= 8**2).astype(np.float32))[None]
+    bar = torch.from_numpy(((abs(z) <= 1.5) & (abs(y) <= 1.5)).astype(np.float32))[None]
+    turned = []
+    for number in range(8):
+        with seeded(number):
+            found = augmentation.transform(image=torch.cat([ball, bar]))["image"]
+        assert float(found[0].sum()) == pytest.approx(float(ball.sum()), rel=0.02)
+        # at 10 degrees the bar's end, 11.5 voxels from the centre, moves by 2.0 about each axis
+        end = found[1, :, :, 0]
+        assert end.shape == (24, 24)
+        if float(end.sum()):
+            weights = end / end.sum()
+            row = float((weights.sum(1) * torch.arange(24)).sum()) - 11.5
+            turned.append(abs(row))
+    assert max(turned) > 0.3
+    assert max(turned) < 2.6
+
+
+@pytest.mark.parametrize("patch", [(8, 8, 8), (4, 16, 16), (1, 16, 16)], ids=["3-D", "flat", "2-D"])
+def test_images_are_varied_without_labels_too(patch: tuple[int, int, int]) -> None:
+    augmentation = _build(patch, rotation_probability=1, scaling_probability=1)
+    sample = _sample(patch, augmentation.margin)
+    for number in range(4):
+        with seeded(number):
+            both = augmentation.transform(**{k: v.clone() for k, v in sample.items()})["image"]
+        with seeded(number):
+            alone = augmentation.transform(image=sample["image"].clone())
+        assert list(alone) == ["image"]
+        assert torch.equal(alone["image"], both)

@@ -25,6 +25,21 @@ def test_none_unsets_what_may_be_unset() -> None:
     assert parse_settings(SupervisedSettings, ["batch_size=none"]).batch_size is None
 
 
+@pytest.mark.parametrize("text", ["8,16,24", "8x16x24", "8, 16, 24"])
+def test_a_patch_size_is_three_numbers_in_one_word(text: str) -> None:
+    assert parse_settings(SupervisedSettings, [f"patch_size={text}"]).patch_size == (8, 16, 24)
+
+
+def test_a_patch_size_can_be_left_to_the_plan() -> None:
+    assert SupervisedSettings().patch_size is None
+    assert parse_settings(SupervisedSettings, ["patch_size=none"]).patch_size is None
+
+
+def test_settings_come_back_from_a_trainers_record() -> None:
+    settings = parse_settings(SupervisedSettings, ["patch_size=8,16,24", "loss.name=hra_ce"])
+    assert SupervisedSettings.model_validate(settings.model_dump(mode="json")) == settings
+
+
 def test_the_last_of_two_assignments_counts() -> None:
     assert parse_settings(SupervisedSettings, ["epochs=2", "epochs=3"]).epochs == 3
 
@@ -51,6 +66,21 @@ def test_nothing_set_means_the_defaults() -> None:
         ("learning_rate=inf", "--set learning_rate=inf"),
         ("augmentation.mirror=perhaps", r"--set augmentation\.mirror=perhaps: .*valid boolean"),
         ("epochs=none", "--set epochs=None"),
+        ("optimizer=lion", "--set optimizer=lion: .*'sgd', 'adam' or 'adamw'"),
+        ("schedule=cosine", "--set schedule=cosine: .*'poly', 'time' or 'constant'"),
+        ("time_decay=-1", "--set time_decay=-1: .*greater than or equal to 0"),
+        ("loss.name=focal", r"--set loss\.name=focal: .*'dice_ce', 'ce', 'hra_ce'"),
+        ("loss.threshold=1", r"--set loss\.threshold=1: .*less than 1"),
+        ("loss.average=some", r"--set loss\.average=some: .*'all' or 'selected'"),
+        ("label_share=0", "--set label_share=0: .*greater than 0"),
+        ("patch_size=8,16", "--set patch_size=8,16: .*three whole numbers, e.g. 64,152,152"),
+        ("patch_size=64", "--set patch_size=64: .*three whole numbers"),
+        ("patch_size=8,16,16,8", "--set patch_size=8,16,16,8: .*three whole numbers"),
+        ("patch_size=8,a,16", "--set patch_size=8,a,16: .*three whole numbers"),
+        ("patch_size=8,-8,16", "--set patch_size=8,-8,16: .*three whole numbers"),
+        ("patch_size=8,8.5,16", "--set patch_size=8,8.5,16: .*three whole numbers"),
+        ("patch_size=", "--set patch_size=: .*three whole numbers"),
+        ("patch_size=0,8,8", "--set patch_size=0,8,8: .*at least 1 voxel along every axis"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_a_sentence(assignment: str, message: str) -> None:
