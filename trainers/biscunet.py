@@ -86,7 +86,7 @@ class BiSCUNet(SCUNet):
         """See `StagedTrainer.learn`."""
         network = self.scunet_of(stage)
         if not self.is_last(stage):
-            return [SCUNetStage(stage.name, stage, network, self.settings)]
+            return [SCUNetStage(stage.name, stage, network, self.settings, self.seed)]
         rough = self.task.plan.stage(stage.previous or "")
         rough_network = self.scunet_of(rough)
         return [
@@ -96,7 +96,7 @@ class BiSCUNet(SCUNet):
                     task, rough, stage, rough_network, folder
                 ),
             ),
-            FineStage(stage.name, stage, network, self.settings),
+            FineStage(stage.name, stage, network, self.settings, self.seed),
         ]
 
     def segmenter(self) -> SegmenterSpec:

@@ -23,7 +23,7 @@ from renalplan.trainers.losses import LossSettings
 from renalplan.trainers.phase import ComputePhase, Phase
 from renalplan.trainers.settings import TrainerSettings
 from renalplan.trainers.staged import StagedTrainer
-from renalplan.trainers.supervised import SupervisedSettings, SupervisedStage
+from renalplan.trainers.supervised import Recipe, SupervisedSettings, SupervisedStage
 from renalplan.trainers.task import TrainingTask
 from renalplan.trainers.unlabelled import find_regions
 
@@ -64,7 +64,7 @@ class DenseBiasNetSettings(SupervisedSettings):
         default=False, description="compute activations twice instead of keeping them: less memory"
     )
     autoencoder: AutoencoderSettings = AutoencoderSettings()
-    earlier: SupervisedSettings = SupervisedSettings()
+    earlier: Recipe = Recipe()
 
     @field_validator("bias_maps", mode="before")
     @classmethod
@@ -135,10 +135,13 @@ class DenseBiasNet(StagedTrainer):
         """See `StagedTrainer.learn`."""
         if not self.is_last(stage):
             network = self.network_of(stage)
-            return [SupervisedStage(stage.name, stage, network, self.settings.earlier)]
+            return [SupervisedStage(stage.name, stage, network, self.settings.earlier, self.seed)]
         found: list[Phase] = self._prior_phases(stage) if self.with_priors else []
         network = self._network(stage)
-        return [*found, SegmentationWithPriors(stage.name, stage, network, self.settings)]
+        return [
+            *found,
+            SegmentationWithPriors(stage.name, stage, network, self.settings, self.seed),
+        ]
 
     def _network(self, stage: StagePlan) -> NetworkSpec:
         plain = self.network_of(stage).arguments
@@ -177,7 +180,7 @@ class DenseBiasNet(StagedTrainer):
                 ),
                 self.settings.autoencoder,
                 self.settings.augmentation,
-                self.settings.seed,
+                self.seed,
             )
         )
         return found

@@ -74,7 +74,7 @@ def fit(phase: TrainedNetwork, task: TrainingTask) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     fabric = make_fabric(task.hardware)
     with fabric.init_module():
-        torch.manual_seed(step_seed(phase.name, -1))
+        torch.manual_seed(step_seed(phase, -1))
         network = phase.build()
     phase.initialise(network)
     optimizer = phase.optimizer(network)
@@ -138,7 +138,7 @@ def _train_epoch(
         rate = phase.rate(step, steps)
         for group, base in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = base * rate
-        torch.manual_seed(step_seed(phase.name, step))  # dropout
+        torch.manual_seed(step_seed(phase, step))  # dropout
         batch = _to_device(next(batches), fabric.device)
         optimizer.zero_grad(set_to_none=True)
         loss = phase.loss(network, batch, step)
@@ -162,10 +162,10 @@ def _train_epoch(
     }
 
 
-def step_seed(phase: str, step: int) -> int:
-    """Seed of torch's generator for one step of one phase."""
-    total = step + 1
-    for character in phase:
+def step_seed(phase: TrainedNetwork, step: int) -> int:
+    """Seed of torch's generator for one step of one phase; step -1 draws the initial weights."""
+    total = step + 1 + phase.seed * 1_000_000_007
+    for character in phase.name:
         total = (total * 1_000_003 + ord(character)) % 2**62
     return total
 

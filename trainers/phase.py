@@ -76,11 +76,13 @@ class TrainedNetwork(NetworkPhase):
         epochs: Rounds; each ends with validation, a log line and a checkpoint.
         iterations: Training steps a round.
         gradient_clip: Largest gradient norm.
+        seed: Decides initial weights and dropout; batches draw from their source's own.
     """
 
     epochs: int
     iterations: int
     gradient_clip: float = 12.0
+    seed: int = 0
 
     @abstractmethod
     def training_batches(self, task: TrainingTask) -> BatchSource:

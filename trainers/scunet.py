@@ -22,7 +22,7 @@ from renalplan.trainers.phase import Phase
 from renalplan.trainers.sampling import BatchSource
 from renalplan.trainers.settings import TrainerSettings
 from renalplan.trainers.staged import StagedTrainer
-from renalplan.trainers.supervised import SupervisedSettings, SupervisedStage
+from renalplan.trainers.supervised import Recipe, SupervisedSettings, SupervisedStage
 from renalplan.trainers.task import TrainingTask
 
 EDGE_IGNORE = 2
@@ -50,7 +50,7 @@ class SCUNetSettings(SupervisedSettings):
 class EarlierStageSettings(SCUNetSettings):
     """SC-UNet's settings and those of the plan's earlier stages."""
 
-    earlier: SupervisedSettings = SupervisedSettings()
+    earlier: Recipe = Recipe()
 
 
 class SCUNetStage(SupervisedStage):
@@ -118,10 +118,10 @@ class SCUNet(StagedTrainer):
     def learn(self, stage: StagePlan) -> list[Phase]:
         """See `StagedTrainer.learn`."""
         if self.is_last(stage):
-            return [SCUNetStage(stage.name, stage, self.scunet_of(stage), self.settings)]
+            return [SCUNetStage(stage.name, stage, self.scunet_of(stage), self.settings, self.seed)]
         assert isinstance(self.settings, EarlierStageSettings)
         network = self.network_of(stage)
-        return [SupervisedStage(stage.name, stage, network, self.settings.earlier)]
+        return [SupervisedStage(stage.name, stage, network, self.settings.earlier, self.seed)]
 
     def scunet_of(self, stage: StagePlan) -> NetworkSpec:
         """SC-UNet with a stage's channels and labels."""

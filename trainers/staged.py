@@ -33,6 +33,11 @@ class StagedTrainer(Trainer):
     divisor: ClassVar[tuple[int, int, int] | None] = None
     settings: SupervisedSettings
 
+    @property
+    def seed(self) -> int:
+        """What every phase's draws come from."""
+        return self.settings.seed
+
     @abstractmethod
     def learn(self, stage: StagePlan) -> list[Phase]:
         """How one stage is learnt; the phase of the stage's name leaves its network."""

@@ -6,9 +6,10 @@ import re
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
+from renalplan.files import Record
 from renalplan.labels import LabelScheme
 from renalplan.plan import NetworkSpec, StagePlan
 from renalplan.trainers.augmentation import AugmentationSettings, build_augmentation
@@ -28,8 +29,10 @@ from renalplan.trainers.task import TrainingTask
 VALIDATION_SEED = 977  # held-out patches are the same in every epoch, so figures can be compared
 
 
-class SupervisedSettings(TrainerSettings):
-    """What supervised training on patches can be told."""
+class Recipe(Record):
+    """How one stage is learnt from patches, supervised."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     epochs: int = Field(default=1000, ge=1, description="rounds of training")
     iterations: int = Field(default=250, ge=1, description="training steps a round")
@@ -38,11 +41,6 @@ class SupervisedSettings(TrainerSettings):
     )
     batch_size: int | None = Field(
         default=None, ge=1, description="patches a step; the plan's if unset"
-    )
-    patch_size: tuple[int, int, int] | None = Field(
-        default=None,
-        description="network input of the last stage along the plan's axes, e.g. 64,152,152; the "
-        "plan's if unset",
     )
     optimizer: Literal["sgd", "adam", "adamw"] = Field(
         default="sgd", description="sgd is nnU-Net's; adamw learns faster in short schedules"
@@ -65,6 +63,16 @@ class SupervisedSettings(TrainerSettings):
     gradient_clip: float = Field(default=12.0, gt=0)
     loss: LossSettings = LossSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
+
+
+class SupervisedSettings(Recipe, TrainerSettings):
+    """What a trainer of the plan's stages can be told: its recipe, and the last stage's patch."""
+
+    patch_size: tuple[int, int, int] | None = Field(
+        default=None,
+        description="network input of the last stage along the plan's axes, e.g. 64,152,152; the "
+        "plan's if unset",
+    )
 
     @field_validator("patch_size", mode="before")
     @classmethod
@@ -91,14 +99,16 @@ class SupervisedStage(TrainedNetwork):
     Attributes:
         stage: The plan's stage.
         settings: Hyperparameters.
+        seed: Decides every draw.
     """
 
     def __init__(
-        self, name: str, stage: StagePlan, network: NetworkSpec, settings: SupervisedSettings
+        self, name: str, stage: StagePlan, network: NetworkSpec, settings: Recipe, seed: int
     ) -> None:
         super().__init__(name, network)
         self.stage = stage
         self.settings = settings
+        self.seed = seed
         self.epochs = settings.epochs
         self.iterations = settings.iterations
         self.gradient_clip = settings.gradient_clip
@@ -132,7 +142,7 @@ class SupervisedStage(TrainedNetwork):
             batch_size=self.settings.batch_size or self.stage.batch_size,
             foreground_share=self.settings.foreground_share,
             transform=augmentation.transform,
-            seed=self.settings.seed,
+            seed=self.seed,
             extra=self._previous(task),
         )
 

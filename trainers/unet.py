@@ -26,4 +26,4 @@ class UNet(StagedTrainer):
 
     def learn(self, stage: StagePlan) -> list[Phase]:
         """See `StagedTrainer.learn`."""
-        return [self.Stage(stage.name, stage, self.network_of(stage), self.settings)]
+        return [self.Stage(stage.name, stage, self.network_of(stage), self.settings, self.seed)]

@@ -27,7 +27,7 @@ from renalplan.trainers.loop import step_seed
 from renalplan.trainers.phase import TrainedNetwork
 from renalplan.trainers.sampling import PatchSource
 from renalplan.trainers.settings import parse_settings
-from renalplan.trainers.supervised import SupervisedSettings, SupervisedStage
+from renalplan.trainers.supervised import Recipe, SupervisedStage
 from renalplan.trainers.task import TrainingTask
 from renalplan.trainers.trainer import open_or_create
 from renalplan.trainers.unlabelled import ImageSource, read_regions
@@ -75,7 +75,7 @@ def test_the_papers_settings_are_the_defaults() -> None:
     prior = found.autoencoder
     assert (prior.epochs, prior.iterations, prior.batch_size) == (200, 200, 1)
     assert (prior.learning_rate, prior.time_decay, prior.dropout) == (1e-4, 1e-5, 0.2)
-    assert found.earlier == SupervisedSettings()
+    assert found.earlier == Recipe()
 
 
 def test_adam_divides_its_rate_by_time(task: TrainingTask) -> None:
@@ -297,7 +297,9 @@ def test_the_segmentation_network_holds_the_trained_encoder_frozen(
     assert len(encoder) == 4 * 2 * 4
     assert all(torch.equal(encoder[name], prior[name]) for name in encoder)
     # the encoder was trained at all
-    torch.manual_seed(step_seed(NAME, -1))
+    denoising = trainer.phases()[0]
+    assert isinstance(denoising, DenoisingAutoencoder)
+    torch.manual_seed(step_seed(denoising, -1))
     fresh = Autoencoder(1).encoder.state_dict()
     assert not [name for name in fresh if torch.equal(fresh[name], encoder[name])]
     assert (task.fold_folder / FINISHED).is_file()
@@ -329,7 +331,7 @@ def test_training_moves_everything_but_the_prior_encoder(task: TrainingTask) -> 
     found = load_file(task.fold_folder / "whole" / WEIGHTS)
     built = build_network(segmentation.network, "test")
     built.load_state_dict(found)  # reloads without the autoencoder's file
-    torch.manual_seed(step_seed("whole", -1))
+    torch.manual_seed(step_seed(segmentation, -1))
     start = segmentation.build().state_dict()
     still = {name for name in start if torch.equal(start[name], found[name])}
     # idle since Eq. 1 has no layer that reads them: the compressions of the last two layers

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 
 from renalplan.errors import UsageError
 from renalplan.geometry import Grid
@@ -16,7 +17,8 @@ from renalplan.inference.segmenter import InferenceOptions
 from renalplan.inference.segmenters.staged import StagedSegmenter
 from renalplan.model_folder import ModelFolder
 from renalplan.plan import NetworkSpec, StagePlan
-from renalplan.trainers.phase import NetworkPhase, Phase
+from renalplan.trainers.loop import step_seed
+from renalplan.trainers.phase import NetworkPhase, Phase, TrainedNetwork
 from renalplan.trainers.sampling import PatchSource
 from renalplan.trainers.settings import parse_settings
 from renalplan.trainers.staged import StagedTrainer
@@ -37,8 +39,8 @@ class Pooled(StagedTrainer):
     def learn(self, stage: StagePlan) -> list[Phase]:
         network = NetworkSpec(factory="renalplan.networks.unet:UNet")
         return [
-            SupervisedStage(f"{stage.name}_first", stage, network, self.settings),
-            SupervisedStage(stage.name, stage, network, self.settings),
+            SupervisedStage(f"{stage.name}_first", stage, network, self.settings, self.seed),
+            SupervisedStage(stage.name, stage, network, self.settings, self.seed),
         ]
 
 
@@ -168,3 +170,17 @@ def test_every_network_phase_is_in_the_record(make_task: Make) -> None:
     trainer = _trainer(Pooled, make_task("cascade"))
     networks = trainer.record("Pooled").networks
     assert list(networks) == [p.name for p in trainer.phases() if isinstance(p, NetworkPhase)]
+
+
+def test_the_seed_reaches_every_phase_and_its_initial_weights(make_task: Make) -> None:
+    def first_draw(trainer: StagedTrainer, number: int) -> float:
+        phase = trainer.phases()[number]
+        assert isinstance(phase, TrainedNetwork)
+        torch.manual_seed(step_seed(phase, -1))
+        return float(torch.rand(()))
+
+    task = make_task("locate_fine")
+    trainers = [UNet(task, UNet.Settings(seed=seed)) for seed in (0, 1, 1)]
+    for number in range(2):
+        zero, one, again = (first_draw(trainer, number) for trainer in trainers)
+        assert zero != one == again
