@@ -112,11 +112,11 @@ DENSEBIASNET = Paper(
     ),
     shares=(1.0, 0.1),
     small=(
-        "epochs=6",
+        "epochs=10",
         "iterations=100",
         "validation_iterations=0",
         "augmentation.rotation_probability=0",  # too short to learn from turned, blurred vessels
-        "patch_size=32,48,48",
+        "patch_size=24,32,32",
         "foreground_share=1",
         "schedule=poly",
         "learning_rate=0.001",

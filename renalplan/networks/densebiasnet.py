@@ -27,7 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from renalplan.networks.autoencoder import ConvGroupNorm, Encoder, initialise, pool, upsample
+from renalplan.networks.autoencoder import Encoder
+from renalplan.networks.blocks import ConvGroupNorm, initialise, pool, upsample
 from renalplan.networks.divisor import require_multiples
 
 Triple = tuple[int, int, int]

@@ -8,7 +8,6 @@ Sources:
         given there; widths 16 to 128, group norm over four channels and trilinear upsampling are
         those of the same group's DenseBiasNet code.
     [Cicek2016] 3D U-Net, MICCAI, section 2: what [BiSC] calls "same as 3D-Unet".
-    [He2015] Delving deep into rectifiers: initial weights.
 """
 
 from __future__ import annotations
@@ -17,11 +16,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from renalplan.networks.blocks import CHANNELS_PER_GROUP, ConvGroupNorm, initialise, pool, upsample
 from renalplan.networks.divisor import require_multiples
 
-CHANNELS_A_GROUP = 4  # of the group norm
 EDGE_CLASSES = 2  # background, edge
 
 
@@ -70,7 +68,7 @@ class SCUNet(nn.Module):
             nn.Sequential(_group(half + full, full), nn.Conv3d(full, outputs, 1))
             for outputs in (num_classes, *[EDGE_CLASSES] * edges)
         )
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Logits (B, num_classes, Z, Y, X); while training a list that begins with them.
@@ -89,7 +87,7 @@ class SCUNet(nn.Module):
         for group in self.encoder:
             x = group(x)
             skips.append(x)
-            x = F.max_pool3d(x, 2)
+            x = pool(x)
         x = self.bottom(x)
         for group in self.decoder:
             x = group(_joined(x, skips.pop()))
@@ -103,27 +101,12 @@ class SCUNet(nn.Module):
 
 
 def _group(inputs: int, outputs: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for channels in (inputs, outputs):
-        layers += [
-            nn.Conv3d(channels, outputs, 3, padding=1),
-            nn.GroupNorm(outputs // CHANNELS_A_GROUP, outputs),
-            nn.ReLU(inplace=True),
-        ]
-    return nn.Sequential(*layers)
+    return nn.Sequential(ConvGroupNorm(inputs, outputs), ConvGroupNorm(outputs, outputs))
 
 
 def _joined(x: Tensor, skip: Tensor) -> Tensor:
     """Twice the size of `x`, then the channels of `skip`."""
-    x = F.interpolate(x, scale_factor=2, mode="trilinear", align_corners=True)
-    return torch.cat((x, skip), dim=1)
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv3d):
-        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")  # [He2015]
-        assert module.bias is not None
-        nn.init.zeros_(module.bias)
+    return torch.cat((upsample(x), skip), dim=1)
 
 
 def _check(in_channels: int, num_classes: int, edges: int, widths: Sequence[int]) -> None:
@@ -136,5 +119,7 @@ def _check(in_channels: int, num_classes: int, edges: int, widths: Sequence[int]
             raise ValueError(f"{name} must be at least {least}, it is {value}")
     if len(widths) != 4:
         raise ValueError(f"SCUNet has 4 resolutions, widths are {list(widths)}")
-    if any(width < 1 or width % CHANNELS_A_GROUP for width in widths):
-        raise ValueError(f"widths must be multiples of {CHANNELS_A_GROUP}, they are {list(widths)}")
+    if any(width < 1 or width % CHANNELS_PER_GROUP for width in widths):
+        raise ValueError(
+            f"widths must be multiples of {CHANNELS_PER_GROUP}, they are {list(widths)}"
+        )

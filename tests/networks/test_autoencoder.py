@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from renalplan.networks.autoencoder import Autoencoder, ConvGroupNorm, Encoder
+from renalplan.networks.autoencoder import Autoencoder, Encoder
+from renalplan.networks.blocks import ConvGroupNorm
 
 
 def _count(module: nn.Module) -> int:

@@ -112,7 +112,7 @@ def test_share_is_rounded_down_to_at_least_one(share: int | str, maps: list[int]
         network = DenseBiasNet(1, 2, share)
     counts = [convolution.out_channels for convolution in network.compress]
     assert counts == [each for each in (*maps, *maps[2::-1]) for _ in range(2)]
-    assert densebiasnet._bias_maps("0.29r", 100) == 29  # where 0.29 * 100 is just below 29
+    assert densebiasnet.bias_map_count("0.29r", 100) == 29  # where 0.29 * 100 is just below 29
 
 
 @pytest.mark.parametrize("arguments", [{}, {"bias_maps": "0.2r"}, {"priors": [4, 8, 12, 16]}])

@@ -103,7 +103,7 @@ def test_each_branch_has_its_own_skip_from_the_first_group() -> None:
     before = network(x)
     for branch in network.branches:
         assert torch.equal(seen[branch][:, SMALL[1] :], seen[network.encoder[0]])
-    first: Any = network.branches[1].get_submodule("0.0")  # the first convolution
+    first: Any = network.branches[1].get_submodule("0.0.0")  # the first convolution
     with torch.no_grad():
         first.weight[:, SMALL[1] :] = 0  # cuts this branch's skip
     after = network(x)
