@@ -91,7 +91,7 @@ def run(
     """Train and validate one model, unless that is done; its scores on the held-out cases."""
     settings = [*arm.settings, f"seed={seed}", f"label_share={share}"]
     if given.schedule == "small":
-        settings += [*paper.small, *paper.small_of.get(arm.trainer, ())]
+        settings += [*paper.small, *arm.small]
     start = time.monotonic()
     trained = train(
         task,

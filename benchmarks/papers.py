@@ -15,6 +15,7 @@ class Arm:
         key: Of the model folder.
         trainer: Trainer name.
         settings: `--set` of every schedule.
+        small: More of them in the short schedule for phantoms.
         configuration: Of the plan; None is its default.
         paper: Column -> the paper's number, where it gives one.
     """
@@ -23,6 +24,7 @@ class Arm:
     key: str
     trainer: str
     settings: tuple[str, ...] = ()
+    small: tuple[str, ...] = ()
     configuration: str | None = None
     paper: dict[str, str] = field(default_factory=dict)
 
@@ -39,7 +41,6 @@ class Paper:
         arms: The rows.
         shares: Shares of the labelled training patients: every arm is run with each.
         small: Settings of every row in the short schedule for phantoms, on top of the arm's own.
-        small_of: Trainer -> more of them, for that trainer only.
         columns: (structure, score, heading) to show.
     """
 
@@ -50,7 +51,6 @@ class Paper:
     arms: tuple[Arm, ...]
     shares: tuple[float, ...]
     small: tuple[str, ...]
-    small_of: dict[str, tuple[str, ...]]
     columns: tuple[tuple[str, str, str], ...]
 
 
@@ -106,6 +106,11 @@ DENSEBIASNET = Paper(
             key="dpa_hra",
             trainer="DenseBiasNet",
             settings=(*ARTERY_TRAINING, "priors=true"),
+            small=(
+                "autoencoder.epochs=15",
+                "autoencoder.iterations=100",
+                "autoencoder.learning_rate=0.001",
+            ),
             paper={"dice": ".884", "centerline_mm": "1.385", "average_hausdorff_mm": "0.940"}
             | {"hausdorff_mm": "25.44", "dice 20%": ".785", "dice 10%": ".701"},
         ),
@@ -121,13 +126,6 @@ DENSEBIASNET = Paper(
         "schedule=poly",
         "learning_rate=0.001",
     ),
-    small_of={
-        "DenseBiasNet": (
-            "autoencoder.epochs=4",
-            "autoencoder.iterations=100",
-            "autoencoder.learning_rate=0.001",
-        )
-    },
     columns=(
         ("artery", "dice", "Dice"),
         ("artery", "centerline_mm", "MCD (mm)"),
@@ -171,14 +169,13 @@ BISC = Paper(
     shares=(1.0,),
     small=(
         "epochs=8",
-        "iterations=75",
+        "iterations=60",
         "validation_iterations=0",
-        "batch_size=2",
+        "batch_size=1",
         "foreground_share=0.67",
         "schedule=poly",
         "learning_rate=0.003",
     ),
-    small_of={},
     columns=(
         ("kidney", "dice", "kidney Dice"),
         ("tumor", "dice", "tumor Dice"),

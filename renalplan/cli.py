@@ -26,19 +26,22 @@ def check(arguments: list[str] | None = None) -> int:
     add_workers(parser, "processes to read with (default: one a core; 0: this one)")
     given = parser.parse_args(arguments)
 
-    from renalplan.dataset import Dataset
+    from renalplan.dataset import UNLABELLED, Dataset
     from renalplan.integrity import check_dataset, list_cases
     from renalplan.planning import default_workers
     from renalplan.progress import counter
 
     dataset = Dataset.open(Workspace.find(given.workspace).dataset_folder(given.task))
-    count = len(list_cases(dataset)[1])
+    found = list_cases(dataset)[1]
+    count = len(found)
     workers = default_workers(count) if given.workers is None else given.workers
     with counter(count, "check") as advance:
         problems = check_dataset(dataset, workers=workers, on_case=lambda _: advance())
     for line in problems:
         print(line)
-    print(f"{dataset.name}: {count} cases, {len(problems)} problems.")
+    extra = sum(case.images[0].parent.name == UNLABELLED for case in found)
+    more = f" ({extra} of them unlabelled)" if extra else ""
+    print(f"{dataset.name}: {count} cases{more}, {len(problems)} problems.")
     return 2 if problems else 0
 
 
@@ -48,8 +51,8 @@ def plan_and_preprocess(arguments: list[str] | None = None) -> int:
     parser = make_parser(
         "plan_and_preprocess",
         "Measure a dataset, plan spacing, patch size and stages, and preprocess it. "
-        "Running it again does only what is missing or out of date; without planning options it "
-        "plans as last time.",
+        "Running it again does only what is missing or out of date; without planning options (or with "
+        "the planner's name alone) it plans as last time.",
         "renalplan_plan_and_preprocess 101 --gpu_memory 10",
     )
     add_task(parser)
@@ -96,6 +99,7 @@ def plan_and_preprocess(arguments: list[str] | None = None) -> int:
         workspace=Workspace.find(given.workspace),
         workers=given.workers,
         replan=given.replan,
+        remember=stated.keys() <= {"planner", "name"},
     )
     _print_plan(planned)
     return 0
@@ -119,7 +123,8 @@ def _print_plan(planned: Planned) -> None:
         print(f"  warning: {warning}")
     state = f"{planned.stored} cases preprocessed" if planned.stored else "everything is up to date"
     choice = f" --plan {plan.name}" if len(plan_names(planned.folder.parent)) > 1 else ""
-    print(f"{state}. Next: renalplan_train {plan.dataset} 0 UNet{choice}")
+    trainer = "BiSCUNet" if plan.planner == "bisc" else "UNet"
+    print(f"{state}. Next: renalplan_train {plan.dataset} 0 {trainer}{choice}")
 
 
 @command
@@ -138,7 +143,12 @@ def train(arguments: list[str] | None = None) -> int:
     )
     add_workers(parser, "processes that prepare batches (default: all cores but one; 0: this one)")
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="hyperparameters"
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="hyperparameters",
     )
     parser.add_argument(
         "--help-trainer", metavar="TRAINER", help="show a trainer's hyperparameters"

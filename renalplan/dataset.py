@@ -14,6 +14,7 @@ from renalplan.files import TEMPORARY, read_record
 from renalplan.images import ENDINGS
 from renalplan.labels import LabelScheme, scheme_from_json
 
+UNLABELLED = "imagesUn"
 CHANNEL_SUFFIX = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 
 
@@ -138,7 +139,7 @@ class Dataset:
         Raises:
             DatasetError: a case is also among the labelled ones, or lacks a channel.
         """
-        folder = self.folder / "imagesUn"
+        folder = self.folder / UNLABELLED
         found = find_images(folder, self.description.file_ending) if folder.is_dir() else {}
         if both := sorted(found.keys() & {case.id for case in self.training_cases}):
             # a held-out case must not come back as an image to learn from

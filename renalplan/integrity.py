@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from renalplan.dataset import Case, Dataset, find_images
+from renalplan.dataset import UNLABELLED, Case, Dataset, find_images
 from renalplan.errors import DatasetError, RenalplanError
 from renalplan.geometry import Grid
 from renalplan.images import image_ending, read_grid, read_volume
@@ -59,7 +59,10 @@ def quick_check(dataset: Dataset) -> None:
 
 
 def list_cases(dataset: Dataset) -> tuple[list[str], list[Case]]:
-    """Problems of naming and completeness, and the cases that can be looked into."""
+    """Problems of naming and completeness, and the cases that can be looked into.
+
+    Unlabelled cases come last.
+    """
     folder, labels = dataset.folder / "imagesTr", dataset.folder / "labelsTr"
     ending = dataset.description.file_ending
     if not folder.is_dir():
@@ -96,6 +99,36 @@ def list_cases(dataset: Dataset) -> tuple[list[str], list[Case]]:
             f"{dataset.folder / 'dataset.json'}: numTraining is {stated}, "
             f"{folder} holds {len(found)} cases."
         )
+    more, unlabelled = _unlabelled(dataset, set(found))
+    return problems + more, cases + unlabelled
+
+
+def _unlabelled(dataset: Dataset, labelled: set[str]) -> tuple[list[str], list[Case]]:
+    """The same for imagesUn, which there need not be."""
+    folder, ending = dataset.folder / UNLABELLED, dataset.description.file_ending
+    if not folder.is_dir():
+        return [], []
+    problems = _stray_files(folder, ending)
+    try:
+        found = find_images(folder, ending)
+    except DatasetError as problem:
+        return [*problems, str(problem)], []
+    used = {path for channels in found.values() for path in channels.values()}
+    problems += [
+        f"{path} is not used: its name does not end in _0000{ending}."
+        for path in sorted(folder.iterdir())
+        if path.name.endswith(ending) and path not in used and not path.name.startswith(".")
+    ]
+    problems += [
+        f"{folder} and imagesTr both have {case_id}; remove or rename one."
+        for case_id in sorted(found.keys() & labelled)
+    ]
+    cases = []
+    for case_id, channels in found.items():
+        try:
+            cases.append(Case(id=case_id, images=dataset.complete(case_id, channels, folder)))
+        except DatasetError as problem:
+            problems.append(str(problem))
     return problems, cases
 
 

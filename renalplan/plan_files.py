@@ -37,15 +37,26 @@ class SettledPlan:
     replaced: str = ""
 
 
-def remembered_options(folder: Path) -> PlanOptions:
-    """The options of the only plan there is (or of `renal`, if several), else the defaults."""
+def remembered_options(folder: Path, asked: PlanOptions | None = None) -> PlanOptions:
+    """The options a standing plan was made with.
+
+    Args:
+        folder: The dataset's preprocessed folder.
+        asked: Whose planner and name say which plan; returned as it is if there is no such plan.
+            None is the only plan there is (or `renal`, if several), else the defaults.
+    """
     from renalplan.planners.options import PlanOptions
 
     origins = {path.parent.name: path for path in folder.glob(f"*/{ORIGIN}")}
-    path = next(iter(origins.values())) if len(origins) == 1 else origins.get("renal")
+    if asked is not None:
+        path = origins.get(asked.name or asked.planner)
+    else:
+        path = next(iter(origins.values())) if len(origins) == 1 else origins.get("renal")
     if path is None:
-        return PlanOptions()
+        return asked or PlanOptions()
     known = read_record(path, PlanOrigin).options
+    if asked is not None and known["planner"] != asked.planner:
+        return asked
     spacing = known.get("spacing")
     return PlanOptions(**{**known, "spacing": tuple(spacing) if spacing else None})
 

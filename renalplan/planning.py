@@ -61,6 +61,7 @@ def plan_and_preprocess(
     workspace: Workspace | None = None,
     workers: int | None = None,
     replan: bool = False,
+    remember: bool = False,
     progress: bool = True,
 ) -> Planned:
     """Fingerprint a dataset, plan, and preprocess what is missing or out of date.
@@ -72,6 +73,7 @@ def plan_and_preprocess(
         workspace: Where results go.
         workers: Processes; None chooses by the number of cores.
         replan: Throw an existing plan away, edited or not.
+        remember: `options` only name a planner and a plan; if that plan stands, its others hold.
         progress: Show a progress bar.
 
     Raises:
@@ -101,7 +103,8 @@ def plan_and_preprocess(
     fingerprint = load_fingerprint(dataset, cases, labelled, folder, workers, progress)
     write_json(folder / "dataset.json", dataset.description)
     load_splits(folder / SPLITS, {case.id: case.patient for case in cases})
-    options = options or remembered_options(folder)
+    if options is None or remember:
+        options = remembered_options(folder, options)
     settled = settle_plan(fingerprint, options, folder, replan)
     plan, plan_folder = settled.plan, settled.folder
     names = configurations or [plan.default_configuration]

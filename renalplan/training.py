@@ -90,7 +90,6 @@ def train(
     kind, values = _method(trainer, settings or [], device)
     unlabelled = dataset.unlabelled_cases
     needed = [case.id for case in (*cases.values(), *(unlabelled if kind.uses_unlabelled else ()))]
-    _require_stores(plan_folder, plan, [stage.name for stage in plan.run(configuration)], needed)
     used = configuration or plan.default_configuration
     path = workspace.results(dataset.name) / (name or _model_name(trainer, plan, used))
     base = _task_on(device, precision, workers, progress)
@@ -110,6 +109,7 @@ def train(
         )
         running = kind(task_of_fold, values)
         running.check()
+        _require_stores(plan_folder, plan, used, needed)
         model = _open_model(running, trainer, restart, others=not folds.keys() >= _folds_in(path))
         results[fold_name] = train_and_validate(running, model, dataset, cases)
     if wanted == "cv":
@@ -236,7 +236,7 @@ def _model_name(trainer: str, plan: Plan, configuration: str) -> str:
     return "__".join(parts)
 
 
-def _require_stores(folder: Path, plan: Plan, stages: list[str], cases: list[str]) -> None:
+def _require_stores(folder: Path, plan: Plan, configuration: str, cases: list[str]) -> None:
     """Stop before training if a stage is not (or no longer) what the plan says.
 
     Raises:
@@ -245,18 +245,25 @@ def _require_stores(folder: Path, plan: Plan, stages: list[str], cases: list[str
     from renalplan.store import read_case
     from renalplan.store_dataset import recipe
 
-    for stage in stages:
-        wanted = recipe(plan, plan.stage(stage))
+    again = f"renalplan_plan_and_preprocess {plan.dataset}"
+    if plan.planner != "renal":
+        again += f" --planner {plan.planner}"
+    if plan.name != plan.planner:
+        again += f" --plan_name {plan.name}"
+    if configuration != plan.default_configuration:
+        again += f" --configuration {configuration}"
+    for stage in plan.run(configuration):
+        wanted = recipe(plan, stage)
         for case in cases:
             try:
-                stored = read_case(folder / stage, case)
+                stored = read_case(folder / stage.name, case)
             except RenalplanError:
                 stored = None
             if stored is None or stored.recipe != wanted:
                 state = "is not preprocessed" if stored is None else "was preprocessed differently"
                 raise UsageError(
-                    f"{case} {state} for the stage {stage} of plan {plan.name}; run "
-                    f"renalplan_plan_and_preprocess {plan.dataset} again: it does what is missing."
+                    f"{case} {state} for the stage {stage.name} of plan {plan.name}; run {again}: "
+                    "it does what is missing."
                 )
 
 

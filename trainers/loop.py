@@ -26,6 +26,8 @@ from renalplan.trainers.logbook import Logbook
 from renalplan.trainers.phase import TrainedNetwork, save_weights
 from renalplan.trainers.task import Hardware, TrainingTask
 
+logger = logging.getLogger(__name__)
+
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
@@ -87,6 +89,14 @@ def fit(phase: TrainedNetwork, task: TrainingTask) -> None:
     network = to_channels_last(network)
     wrapped, wrapped_optimizer = fabric.setup(network, optimizer)
     first = state.epoch if state else 0
+    if first:
+        logger.info(
+            "fold %s %s: continues after epoch %d of %d",
+            task.fold_name,
+            phase.name,
+            first,
+            phase.epochs,
+        )
     log = Logbook(folder, list(state.rows) if state else [])
     source = phase.training_batches(task)
     batches = Batches(
@@ -178,6 +188,11 @@ class _ProgressBar:
     """Epochs and steps with the time left, loss and pseudo Dice."""
 
     def __init__(self, phase: TrainedNetwork, task: TrainingTask, first: int) -> None:
+        console = Console(stderr=True)
+        # a bar in a log file appears only when the phase is over
+        self.lines = task.hardware.progress and not console.is_terminal
+        self.head = f"fold {task.fold_name} {phase.name}"
+        self.epochs = phase.epochs
         self.bar = Progress(
             TextColumn("fold {task.fields[fold]} [bold]{task.description}"),
             BarColumn(),
@@ -185,8 +200,8 @@ class _ProgressBar:
             TextColumn("steps, left:"),
             TimeRemainingColumn(),
             TextColumn("loss {task.fields[loss]} {task.fields[dice]}"),
-            console=Console(stderr=True),
-            disable=not task.hardware.progress,
+            console=console,
+            disable=self.lines or not task.hardware.progress,
         )
         self.line = self.bar.add_task(
             phase.name,
@@ -209,7 +224,12 @@ class _ProgressBar:
 
     def finish_epoch(self, row: dict[str, float]) -> None:
         dice = [f"{v:.2f}" for k, v in row.items() if k.startswith("dice")]
-        self.bar.update(self.line, dice=f"Dice {' '.join(dice)}" if dice else "")
+        text = f"Dice {' '.join(dice)}" if dice else ""
+        self.bar.update(self.line, dice=text)
+        if self.lines:
+            done = f"epoch {row['epoch'] + 1:g} of {self.epochs}"
+            took = f"{row['seconds']:.0f} s"
+            logger.info("%s: %s, loss %.3f %s (%s)", self.head, done, row["loss"], text, took)
 
 
 def _progress_bar(phase: TrainedNetwork, task: TrainingTask, first: int) -> _ProgressBar:

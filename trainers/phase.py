@@ -35,6 +35,11 @@ class Phase(ABC):
     def is_done(self, task: TrainingTask) -> bool:
         """Whether it ran to its end."""
 
+    @property
+    def size(self) -> str:
+        """Its name and how long it is, for the user."""
+        return self.name
+
     def folder(self, task: TrainingTask) -> Path:
         """Where it keeps its files."""
         return task.fold_folder / self.name
@@ -83,6 +88,11 @@ class TrainedNetwork(NetworkPhase):
     iterations: int
     gradient_clip: float = 12.0
     seed: int = 0
+
+    @property
+    def size(self) -> str:
+        """See `Phase.size`."""
+        return f"{self.name} {self.epochs} x {self.iterations} steps"
 
     @abstractmethod
     def training_batches(self, task: TrainingTask) -> BatchSource:

@@ -51,7 +51,8 @@ def parse_settings(kind: type[SettingsType], assignments: list[str]) -> Settings
     except ValidationError as problem:
         first = problem.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"--set {name}={first['input']}: {first['msg']}.") from None
+        reason = first["msg"].removeprefix("Value error, ").rstrip(".")
+        raise UsageError(f"--set {name}={first['input']}: {reason}.") from None
 
 
 def _check_name(kind: type[BaseModel], path: str) -> None:

@@ -90,6 +90,7 @@ class Trainer(ABC):
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
         phases = self.phases()
+        log.info("fold %s: %s", self.task.fold_name, ", ".join(phase.size for phase in phases))
         for phase in phases:
             if phase.is_done(self.task):
                 log.info("fold %s: phase %s is done already", self.task.fold_name, phase.name)
@@ -124,10 +125,14 @@ def open_or_create(path: Path, trainer: Trainer, name: str, *, anew: bool = Fals
             for key in {**before, **now}
             if before.get(key) != now.get(key)
         ]
-        what = "; ".join(changed) or "other networks"
+        if not changed:
+            raise UsageError(
+                f"{path} was trained with these settings but other networks: images were added to "
+                f"imagesUn or taken away, or renalplan has changed. Undo that, or {advice}"
+            )
         raise UsageError(
-            f"{path} was trained with other settings ({what}); repeat the same --set to go on with it, or "
-            f"{advice}"
+            f"{path} was trained with other settings ({'; '.join(changed)}); repeat the same --set to "
+            f"go on with it, or {advice}"
         )
     return model
 

@@ -6,6 +6,7 @@ scan that has no labels.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from renalplan.trainers.sampling import draw_item, random_corner, seeded
 from renalplan.trainers.task import TrainingTask
 
 REGIONS = "regions.json"
+log = logging.getLogger(__name__)
 
 
 class FoundRegions(Record):
@@ -95,6 +97,8 @@ def find_regions(task: TrainingTask, stage: StagePlan, network: NetworkSpec, fol
             margin_mm=stage.margin_mm,
             minimum_ml=stage.minimum_component_ml,
         )
+        if not boxes:
+            log.info("%s: nothing located, so the whole scan is learned from", coarse.case)
         found[fine.item.name] = tuple(_scaled(box, factors, fine.item.shape) for box in boxes)
     write_json(folder / REGIONS, FoundRegions(boxes=found))
 

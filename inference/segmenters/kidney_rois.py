@@ -42,6 +42,8 @@ class KidneyRoiSegmenter(StagedSegmenter):
             minimum_ml=stage.minimum_component_ml,
             least=window,
         )
-        if len(found) < MOST_KIDNEYS:
-            log.info("%d kidney found; going on with %s", len(found), "it" if found else "none")
+        if not found:
+            log.info("no kidney found; the segmentation is empty")
+        elif len(found) < MOST_KIDNEYS:
+            log.info("one kidney found where two are usual; going on with it")
         return found

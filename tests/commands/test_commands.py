@@ -77,6 +77,41 @@ def test_a_trainers_settings_are_listed_with_their_values(run: Run) -> None:
         assert f"{setting}" in ran.out
 
 
+def test_settings_given_in_two_places_all_count(here: Path, run: Run) -> None:
+    run(PLAN)
+    ran = run(
+        "train 1 0 UNet --workers 0 --set epochs=1 iterations=1 --set validation_iterations=0"
+    )
+    assert ran.status == 0
+    assert "fold 0: whole 1 x 1 steps" in ran.err
+    (record,) = Path("work/results/Dataset001_Tiny").glob("*/trainer.json")
+    settings = json.loads(record.read_text())["settings"]
+    assert [settings[n] for n in ("epochs", "iterations", "validation_iterations")] == [1, 1, 0]
+
+
+def test_a_log_file_gets_a_line_an_epoch(here: Path, run: Run) -> None:
+    run(PLAN)
+    ran = run(
+        "train 1 0 UNet --name lines --workers 0 --set epochs=2 iterations=1 validation_iterations=0"
+    )
+    for epoch in (1, 2):
+        assert f"fold 0 whole: epoch {epoch} of 2, loss" in ran.err
+
+
+def test_a_stage_that_is_not_preprocessed_names_the_command_that_does_it(
+    here: Path, run: Run
+) -> None:
+    run("plan_and_preprocess 1 --planner bisc --gpu_memory 2 --base_features 4 --workers 0")
+    ran = run("train 1 0 SCUNet --plan bisc --configuration single")
+    assert ran.status == 2
+    assert (
+        "run renalplan_plan_and_preprocess Dataset001_Tiny --planner bisc --configuration single:"
+    ) in ran.err
+    # a method that does not fit the plan is said first: preprocessing would not help
+    ran = run("train 1 0 BiSCUNet --plan bisc --configuration single")
+    assert "BiSCUNet needs a rough stage" in ran.err
+
+
 def test_a_second_run_has_nothing_to_do(here: Path, run: Run) -> None:
     first = stored_times()
     ran = run(PLAN)

@@ -106,3 +106,15 @@ def edit_batch_size(folder: Path, size: int) -> None:
     value = json.loads((folder / "plan.json").read_text())
     value["stages"][0]["batch_size"] = size
     (folder / "plan.json").write_text(json.dumps(value))
+
+
+def test_naming_the_planner_alone_keeps_the_other_options(
+    tmp_path: Path, fingerprint: Fingerprint
+) -> None:
+    settle_plan(fingerprint, SMALL, tmp_path, False)
+    other = PlanOptions(planner="nnunet", gpu_memory_gb=4.0)
+    settle_plan(fingerprint, other, tmp_path, False)
+    assert remembered_options(tmp_path, PlanOptions(planner="renal")) == SMALL
+    assert remembered_options(tmp_path, PlanOptions(planner="nnunet")) == other
+    unknown = PlanOptions(planner="nnunet", name="another")
+    assert remembered_options(tmp_path, unknown) == unknown

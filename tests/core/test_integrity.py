@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -131,3 +132,25 @@ def test_a_folder_without_images_is_a_problem(
     assert check_dataset(dataset) == [
         f"{tmp_path / 'imagesTr'} has no images that end in _0000.nii.gz."
     ]
+
+
+def test_unlabelled_images_are_looked_at_too(
+    make_dataset: Callable[..., Path],
+) -> None:
+    folder = make_dataset(unlabelled=["cut", "extra"], numTraining=3)
+    unlabelled = folder / "imagesUn"
+    shutil.copy(folder / "imagesTr" / "case_1_0000.nii.gz", unlabelled)
+    content = (unlabelled / "cut_0000.nii.gz").read_bytes()
+    (unlabelled / "cut_0000.nii.gz").write_bytes(content[: len(content) * 3 // 4])
+    (unlabelled / "extra_0000.nii.gz").rename(unlabelled / "extra.nii.gz")
+    problems = check_dataset(Dataset.open(folder))
+    expected = [
+        ("extra.nii.gz is not used", "_0000.nii.gz"),
+        ("imagesUn and imagesTr both have case_1",),
+        ("cut_0000.nii.gz", "truncated"),
+    ]
+    assert len(problems) == len(expected), "\n".join(problems)
+    for line, words in zip(problems, expected, strict=True):
+        assert all(word in line for word in words)
+    with pytest.raises(DatasetError, match=r"extra\.nii\.gz is not used"):
+        quick_check(Dataset.open(folder))
