@@ -11,6 +11,7 @@ import argparse
 import json
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def main() -> None:
     )
     parser.add_argument("--plan", help="which plan of it")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", help="keys of some rows, see papers.py")
     parser.add_argument("--shares", type=float, nargs="+", help="of the labelled patients")
     parser.add_argument(
         "--schedule",
@@ -48,6 +50,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=None)
     given = parser.parse_args()
     paper = PAPERS[given.paper]
+    if given.arms:
+        paper = replace(paper, arms=tuple(arm for arm in paper.arms if arm.key in given.arms))
     workspace = Workspace.find(given.workspace)
     task = given.task or make_phantoms(given.paper, paper, workspace)
     shares = given.shares or list(paper.shares)

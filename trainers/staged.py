@@ -78,8 +78,10 @@ class StagedTrainer(Trainer):
         try:
             require_multiples(last.patch_size, self.divisor, f"the patch of stage {last.name}")
         except ValueError as problem:
+            sizes = zip(last.patch_size, self.divisor, strict=True)
+            near = ",".join(str(max(d, round(n / d) * d)) for n, d in sizes)
             raise UsageError(
-                f"{type(self).__name__}: {problem}; choose one with --set patch_size=Z,Y,X."
+                f"{type(self).__name__}: {problem}; for example --set patch_size={near}."
             ) from None
 
     def phases(self) -> list[Phase]:

@@ -113,7 +113,7 @@ def test_a_patch_that_cannot_be_pooled_is_refused_with_the_nearest(make_task: Ma
     with pytest.raises(UsageError, match=r"Pooled: the patch of stage whole .*second 20") as caught:
         _trainer(Pooled, make_task(), "patch_size=3,20,24").check()
     assert "nearest 16 or 24" in str(caught.value)
-    assert "--set patch_size=Z,Y,X" in str(caught.value)
+    assert "for example --set patch_size=3,16,24." in str(caught.value)
     assert "third" not in str(caught.value)
     _trainer(Pooled, make_task(), "patch_size=3,16,24").check()  # odd along z: never pooled
 
