@@ -55,8 +55,8 @@ def main() -> None:
     workspace = Workspace.find(given.workspace)
     task = given.task or make_phantoms(given.paper, paper, workspace)
     shares = given.shares or list(paper.shares)
-    results: dict[str, Any] = {}
     out = workspace.root / f"paper_{given.paper}.json"
+    results: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
     # rows of one seed together, so that a run that is cut short has compared like with like
     for share in shares:
         for seed in given.seeds:
