@@ -143,7 +143,7 @@ BISC = Paper(
         "size": (64, 112, 144),
         "spacing": (3.0, 2.5, 2.5),
     },
-    plan={"planner": "bisc", "gpu_memory_gb": 0.3, "base_features": 8},
+    plan={"planner": "bisc", "gpu_memory_gb": 0.4, "base_features": 8},
     configurations=["rough_fine", "single"],
     arms=(
         Arm(
@@ -169,7 +169,7 @@ BISC = Paper(
     shares=(1.0,),
     small=(
         "epochs=8",
-        "iterations=60",
+        "iterations=50",
         "validation_iterations=0",
         "batch_size=1",
         "foreground_share=0.67",

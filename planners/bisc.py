@@ -40,6 +40,7 @@ ROUGH_VOXELS, ROUGH_FACTOR = 128, 4.0  # in plane: at most so many, so much coar
 ROUGH_MM = 6.0  # coarser, a kidney would not be found any more
 MAX_BATCH = 8  # [BiSC]
 MIN_BATCH = 2
+LEAST_IN_PLANE = 32  # voxels
 REFERENCE_GB = 12.0  # the paper's card
 # what autograd keeps for a patch of SC-UNet with widths 16 to 128, in values a voxel of the patch
 SAVED_VALUES, SAVED_VALUES_AN_EDGE = 241, 64
@@ -105,24 +106,24 @@ class BiscRun:
         return stage.model_copy(update={"forecast": forecast})
 
     def design(self, spacing: Spacing, shape: tuple[float, ...], patch: Shape) -> Design:
-        """A patch of this in-plane size, with as many slices as two of them leave memory for.
+        """The patch wanted, or as much of it as memory holds two of: slices go first.
 
         Raises:
-            PlanError: not even 16 slices fit.
+            PlanError: not even 16 slices of 32 x 32 voxels fit.
         """
-        slices = patch[0]
+        wanted = list(patch)
         while True:
-            wanted = (slices, *patch[1:])
-            topology = plan_topology(self.ordered(spacing), self.ordered(wanted))
+            topology = plan_topology(self.ordered(spacing), self.ordered(tuple(wanted)))
             if self.fits(topology, MIN_BATCH):
                 break
-            if slices <= MULTIPLE:
+            axis = 0 if wanted[0] > MULTIPLE else max((1, 2), key=lambda a: wanted[a])
+            if wanted[axis] <= (MULTIPLE if axis == 0 else LEAST_IN_PLANE):
                 raise PlanError(
                     f"{MIN_BATCH} patches of {voxels_text(wanted)} voxels do not fit "
                     f"{self.gpu_memory_gb:g} GB; raise gpu_memory, lower base_features or give a "
                     "coarser spacing."
                 )
-            slices -= MULTIPLE
+            wanted[axis] -= MULTIPLE
         batch = next(b for b in range(MAX_BATCH, 0, -1) if self.fits(topology, b))
         return Design(
             spacing=self.ordered(spacing),

@@ -161,7 +161,7 @@ def train(arguments: list[str] | None = None) -> int:
         "--precision",
         choices=("auto", "fp32", "bf16", "fp16"),
         default="auto",
-        help="auto: fp32 on a CPU, half on a GPU; bf16 is twice as fast on CPUs that have it",
+        help="auto: fp32 on a CPU, half precision on a GPU",
     )
     parser.add_argument(
         "--restart", action="store_true", help="delete what this fold has, begin anew"

@@ -45,11 +45,16 @@ def choose_precision(hardware: Hardware) -> str:
     """fp32, bf16 or fp16; `auto` is bf16 or fp16 autocast on a GPU, float32 on the CPU.
 
     Raises:
-        UsageError: float16 on a CPU, where it is not supported.
+        UsageError: half precision on a CPU. PyTorch 2.13 knows no float16 there, and its bfloat16
+            weight gradient of a 3-D convolution reads memory it has not written for maps two
+            voxels deep: about 1e30 now and then, and no training to trust.
     """
     kind = _accelerator(hardware)
-    if hardware.precision == "fp16" and kind == "cpu":
-        raise UsageError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32.")
+    if hardware.precision in ("fp16", "bf16") and kind == "cpu":
+        raise UsageError(
+            f"--precision {hardware.precision} needs a GPU: on a CPU half-precision gradients are "
+            "wrong for some sizes; use fp32."
+        )
     if hardware.precision != "auto":
         return hardware.precision
     half = "bf16" if kind == "cuda" and torch.cuda.is_bf16_supported() else "fp16"

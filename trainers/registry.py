@@ -11,6 +11,8 @@ from renalplan.imports import load_class, named_on_command_line, trainer_entry_p
 if TYPE_CHECKING:
     from renalplan.trainers.trainer import Trainer
 
+TYPO = 0.8  # so alike, a name is a slip of the finger and not another trainer
+
 
 def trainer_path(name: str) -> str:
     """The import path a trainer's name stands for; nothing heavy is imported.
@@ -24,7 +26,10 @@ def trainer_path(name: str) -> str:
     if name in known:
         return known[name]
     lowered = {key.lower(): key for key in known}
-    near = [lowered[m] for m in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.4)]
+    close = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.4)
+    if close and difflib.SequenceMatcher(None, close[0], name.lower()).ratio() >= TYPO:
+        close = close[:1]
+    near = [lowered[match] for match in close]
     hint = (
         f"Did you mean {' or '.join(near)}?"
         if near

@@ -127,7 +127,7 @@ def test_every_stage_fits_its_target(memory: float, features: int, kits: Make) -
         assert needed <= usable_gb(memory) * GB
 
 
-def test_less_memory_means_fewer_slices_and_then_no_plan(kits: Make) -> None:
+def test_less_memory_means_fewer_slices_then_less_in_plane_and_then_no_plan(kits: Make) -> None:
     stages = [_plan(kits(), gpu_memory_gb=m).stage("fine") for m in (2, 4, 12, 80)]
     voxels = [prod(stage.patch_size) * stage.batch_size for stage in stages]
     assert voxels == sorted(voxels)
@@ -135,8 +135,12 @@ def test_less_memory_means_fewer_slices_and_then_no_plan(kits: Make) -> None:
     assert stages[-1].batch_size == 8
     assert stages[0].patch_size == (16, 160, 160)
     assert [stage.batch_size for stage in stages] == sorted(s.batch_size for s in stages)
-    with pytest.raises(PlanError, match=r"2 patches of .* voxels do not fit 0.5 GB; raise gpu_mem"):
-        _plan(kits(), gpu_memory_gb=0.5)
+    small = _plan(kits(), gpu_memory_gb=1.0, base_features=8).stage("fine").patch_size
+    assert small[0] == 16
+    assert 32 <= small[1] < 160
+    assert not [n for n in small if n % 16]
+    with pytest.raises(PlanError, match=r"2 patches of 16 x 32 x 32 voxels do not fit 0.01 GB"):
+        _plan(kits(), gpu_memory_gb=0.01)
 
 
 @pytest.mark.parametrize("cascade", ["none", "lowres"])
