@@ -6,7 +6,8 @@ import argparse
 import errno
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 
@@ -21,9 +22,9 @@ def command(function: Main) -> Main:
     @wraps(function)
     def run(arguments: list[str] | None = None) -> int:
         name = f"renalplan_{function.__name__}"
-        _log_to_stderr()
         try:
-            return function(arguments)
+            with _logging_to_stderr():
+                return function(arguments)
         except RenalplanError as problem:
             _say(f"{name}: {problem}")
             return problem.exit_status
@@ -49,14 +50,21 @@ class _ToStderr(logging.StreamHandler):
         super().emit(record)
 
 
-def _log_to_stderr() -> None:
-    """Show what our own modules say; libraries keep to warnings."""
+@contextmanager
+def _logging_to_stderr() -> Iterator[None]:
+    """Show what our own modules say, once: a library may have given the root logger a handler too."""
     logger = logging.getLogger("renalplan")
     logger.setLevel(logging.INFO)
     if not any(isinstance(handler, _ToStderr) for handler in logger.handlers):
         handler = _ToStderr()
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
+    passed_on = logger.propagate
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.propagate = passed_on
 
 
 def _system_reason(problem: OSError) -> str:
