@@ -45,7 +45,7 @@ REFERENCE_GB = 12.0  # the paper's card
 # what autograd keeps for a patch of SC-UNet with widths 16 to 128, in values a voxel of the patch
 SAVED_VALUES, SAVED_VALUES_AN_EDGE = 241, 64
 GRADIENT_VALUES = 4 * 48  # alive at once at full resolution, where the skip is concatenated
-# so far a region may reach beyond a kidney's centre, and twice that apart two kidneys lie
+# beyond a kidney's own box: half the widest region, less half a kidney, and its displacement
 MARGIN_MM = 45.0
 
 
@@ -62,7 +62,6 @@ class BiscRun:
 
     fingerprint: Fingerprint
     options: PlanOptions
-    training_cases: int
     order: Order
 
     @property
@@ -134,7 +133,7 @@ class BiscRun:
         )
 
 
-def plan_bisc(fingerprint: Fingerprint, options: PlanOptions, training_cases: int) -> Plan:
+def plan_bisc(fingerprint: Fingerprint, options: PlanOptions) -> Plan:
     """`rough` and `fine`, and `single`: the fine network on whole scans, for comparison.
 
     Raises:
@@ -146,11 +145,15 @@ def plan_bisc(fingerprint: Fingerprint, options: PlanOptions, training_cases: in
         )
     target = target_spacing(fingerprint, options.spacing)
     order, order_reason = coarse_axis_first(target.spacing)
-    run = BiscRun(
-        fingerprint=fingerprint, options=options, training_cases=training_cases, order=order
-    )
-    fine = _fine_stage(run, target.spacing, target.reason)
-    stages = [_rough_stage(run, target.spacing), fine, _single_stage(run, target.spacing)]
+    run = BiscRun(fingerprint=fingerprint, options=options, order=order)
+    minimum_ml = measure_regions(fingerprint, target.spacing).minimum_component_ml
+    region, per_case = _kidney_regions(fingerprint, target.spacing, minimum_ml)
+    design = replace(run.design(target.spacing, region, region), per_case=per_case)
+    stages = [
+        _rough_stage(run, target.spacing),
+        _fine_stage(run, design, target.reason, minimum_ml),
+        _single_stage(run, design, target.spacing),
+    ]
     return assemble(
         fingerprint,
         options,
@@ -190,16 +193,13 @@ def _rough_stage(run: BiscRun, target: Spacing) -> StagePlan:
     return run.stage("rough", design, reasons)
 
 
-def _fine_stage(run: BiscRun, target: Spacing, reason: str) -> StagePlan:
-    regions = measure_regions(run.fingerprint, target)
-    shape, per_case = _kidney_regions(run, target, regions.minimum_component_ml)
-    design = replace(run.design(target, shape, shape), per_case=per_case)
+def _fine_stage(run: BiscRun, design: Design, reason: str, minimum_ml: float) -> StagePlan:
     reasons = {
         "spacing": reason,
         "region": "the paper's: fixed-size regions around at most two kidneys.",
         "previous": "rough finds the kidneys.",
         "previous_as_channels": "the regions say enough, as in the paper.",
-        "median_shape": f"median region of interest of the training cases at {mm(target)}.",
+        "median_shape": "median region of interest of the training cases.",
         "patch_size": (
             f"the region in plane: {IN_PLANE_MM[0]:g} mm, 160 voxels of 0.78 mm, or "
             f"{IN_PLANE_MM[1]:g} mm if kidneys are wider; as many slices as two patches leave room "
@@ -219,15 +219,13 @@ def _fine_stage(run: BiscRun, target: Spacing, reason: str) -> StagePlan:
         region="kidney",
         previous="rough",
         margin_mm=MARGIN_MM,
-        minimum_component_ml=regions.minimum_component_ml,
+        minimum_component_ml=minimum_ml,
     )
 
 
-def _single_stage(run: BiscRun, target: Spacing) -> StagePlan:
-    shape: tuple[float, ...] = tuple(median_shape(run.fingerprint, target).tolist())
-    regions = measure_regions(run.fingerprint, target)
-    patch, _ = _kidney_regions(run, target, regions.minimum_component_ml)
-    design = run.design(target, shape, patch)
+def _single_stage(run: BiscRun, fine: Design, target: Spacing) -> StagePlan:
+    shape = run.ordered(tuple(median_shape(run.fingerprint, target).tolist()))
+    design = replace(fine, shape=shape, per_case=1.0)
     reasons = {
         "patch_size": "that of the fine stage, so that they can be compared.",
         "batch_size": "that of the fine stage.",
@@ -235,10 +233,12 @@ def _single_stage(run: BiscRun, target: Spacing) -> StagePlan:
     return run.stage("single", design, reasons)
 
 
-def _kidney_regions(run: BiscRun, spacing: Spacing, minimum_ml: float) -> tuple[Shape, float]:
+def _kidney_regions(
+    fingerprint: Fingerprint, spacing: Spacing, minimum_ml: float
+) -> tuple[Shape, float]:
     """Over the training cases' kidneys: the median region, (z, y, x) voxels, and how many a case."""
     shapes = []
-    for case in run.fingerprint.cases:
+    for case in fingerprint.cases:
         for piece in case.components[:2]:
             if piece.volume_ml < minimum_ml and piece is not case.components[0]:
                 continue
@@ -246,7 +246,7 @@ def _kidney_regions(run: BiscRun, spacing: Spacing, minimum_ml: float) -> tuple[
             extent: Spacing = tuple(b - a for a, b in zip(starts, stops, strict=True))  # type: ignore[assignment]
             shapes.append(roi_shape(extent, spacing))
     z, y, x = np.median(shapes, axis=0).tolist()
-    cases = sum(1 for case in run.fingerprint.cases if case.components)
+    cases = sum(1 for case in fingerprint.cases if case.components)
     return (_above(z), _above(y), _above(x)), len(shapes) / cases
 
 

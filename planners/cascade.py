@@ -17,7 +17,15 @@ from typing import Literal
 
 import numpy as np
 
-from renalplan.geometry import Box, Spacing, box_shape, grow_box, merge_overlapping, resampled_shape
+from renalplan.geometry import (
+    Box,
+    Spacing,
+    box_shape,
+    grow_box,
+    margin_voxels,
+    merge_overlapping,
+    resampled_shape,
+)
 from renalplan.planners.fingerprint import CaseFingerprint, Fingerprint
 from renalplan.planners.spacing import mm
 from renalplan.planners.topology import Topology
@@ -137,7 +145,7 @@ def _boxes(
 ) -> list[Box]:
     """As `renalplan.regions.region_boxes` cuts them from a mask."""
     opening = min(minimum_ml, max(piece.volume_ml for piece in case.components))
-    margin = tuple(int(np.ceil(MARGIN_MM / s)) for s in spacing)
+    margin = margin_voxels(MARGIN_MM, spacing)
     boxes: list[Box] = []
     for piece in case.components:
         if piece.volume_ml >= opening:

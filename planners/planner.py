@@ -43,5 +43,5 @@ def make_plan(
     if options.planner == "renal":
         return plan_renal(fingerprint, options, cases)
     if options.planner == "bisc":
-        return plan_bisc(fingerprint, options, cases)
+        return plan_bisc(fingerprint, options)
     return plan_nnunet(fingerprint, options, cases)

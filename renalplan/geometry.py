@@ -136,6 +136,12 @@ def mask_box(mask: NDArray) -> Box | None:
     return tuple(bounds)  # type: ignore[return-value]
 
 
+def margin_voxels(margin_mm: float, spacing: Spacing) -> Shape:
+    """Voxels along each axis that cover at least so many mm."""
+    z, y, x = (int(np.ceil(margin_mm / s)) for s in spacing)
+    return z, y, x
+
+
 def grow_box(box: Box, margin: tuple[int, ...], shape: tuple[int, ...]) -> Box:
     """Widen a box by `margin` voxels on both sides of each axis, clipped to an array's shape."""
     return tuple(  # type: ignore[return-value]

@@ -12,7 +12,7 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
-from renalplan.geometry import Box, Spacing, grow_box, merge_overlapping
+from renalplan.geometry import Box, Spacing, grow_box, margin_voxels, merge_overlapping
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,6 @@ def region_boxes(
     Returns:
         Disjoint boxes ordered by position; empty if the mask is.
     """
-    margin = tuple(int(np.ceil(margin_mm / s)) for s in spacing)
+    margin = margin_voxels(margin_mm, spacing)
     pieces = find_pieces(mask, spacing, minimum_ml)
     return merge_overlapping([grow_box(piece.box, margin, mask.shape) for piece in pieces])

@@ -15,7 +15,7 @@ from math import ceil, floor
 import numpy as np
 from numpy.typing import NDArray
 
-from renalplan.geometry import Box, Shape, Spacing, box_shape, grow_box
+from renalplan.geometry import Box, Shape, Spacing, box_shape, grow_box, margin_voxels
 from renalplan.regions import Piece, find_pieces
 
 IN_PLANE_MM = (125.0, 150.0)  # 160 and 192 voxels of 0.78125 mm
@@ -104,7 +104,7 @@ def kidney_rois(
         minimum_ml: Smaller pieces are no kidney, unless there is no larger one.
         least: See `roi_box`.
     """
-    margin = tuple(ceil(margin_mm / s) for s in spacing)
+    margin = margin_voxels(margin_mm, spacing)
     return [
         roi_box(
             piece.box,

@@ -93,7 +93,7 @@ def train(
     used = configuration or plan.default_configuration
     path = workspace.results(dataset.name) / (name or _model_name(trainer, plan, used))
     base = _task_on(device, precision, workers, progress)
-    results: dict[str, dict[str, float]] = {}
+    trainers: dict[str, Trainer] = {}
     for fold_name, split in folds.items():
         strangers = _strangers(unlabelled, split, patients)
         task_of_fold = base(
@@ -107,9 +107,11 @@ def train(
             unlabelled=strangers,
             withheld=tuple(case.id for case in unlabelled if case.id not in strangers),
         )
-        running = kind(task_of_fold, values)
-        running.check()
-        _require_stores(plan_folder, plan, used, needed)
+        trainers[fold_name] = kind(task_of_fold, values)
+        trainers[fold_name].check()
+    _require_stores(plan_folder, plan, used, needed)
+    results: dict[str, dict[str, float]] = {}
+    for fold_name, running in trainers.items():
         model = _open_model(running, trainer, restart, others=not folds.keys() >= _folds_in(path))
         results[fold_name] = train_and_validate(running, model, dataset, cases)
     if wanted == "cv":

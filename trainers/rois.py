@@ -15,7 +15,16 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from renalplan.files import Record, read_record, write_json
-from renalplan.geometry import Box, Shape, Spacing, box_shape, grow_box, whole_box
+from renalplan.geometry import (
+    Box,
+    Shape,
+    Spacing,
+    box_shape,
+    boxes_overlap,
+    grow_box,
+    margin_voxels,
+    whole_box,
+)
 from renalplan.plan import NetworkSpec, StagePlan
 from renalplan.regions import Piece, find_pieces
 from renalplan.rois import roi_box
@@ -25,9 +34,8 @@ from renalplan.trainers.sampling import PatchSource, corner_around, random_corne
 from renalplan.trainers.task import TrainingTask
 
 KIDNEYS = "kidneys.json"
-LEAST_ERROR = (
-    0.5  # of a rough voxel: on scans it was trained on, a network errs less than on others
-)
+# of a rough voxel: on scans it was trained on, a network errs less than on others
+LEAST_ERROR = 0.5
 
 
 class Kidneys(Record):
@@ -88,8 +96,7 @@ class RoiSource(PatchSource):
             for sigma, s in zip(self.jitter_mm, self.spacing, strict=True)
         ]
         moved: Box = tuple((a + d, b + d) for (a, b), d in zip(kidney, shift, strict=True))  # type: ignore[assignment]
-        margin = tuple(int(np.ceil(self.margin_mm / s)) for s in self.spacing)
-        within = grow_box(kidney, margin, shape)
+        within = grow_box(kidney, margin_voxels(self.margin_mm, self.spacing), shape)
         return roi_box(moved, self.spacing, self.spacing, within, self.slice_axis, self.patch)
 
 
@@ -145,11 +152,7 @@ def jitter_mm(kidneys: Kidneys, rough_spacing: Spacing, factor: float) -> Spacin
 
 def _nearest(piece: Piece, found: list[Piece], spacing: Spacing) -> Piece | None:
     """The found piece whose box meets the true one's and whose centre is closest."""
-    meeting = [
-        other
-        for other in found
-        if all(a < d and c < b for (a, b), (c, d) in zip(piece.box, other.box, strict=True))
-    ]
+    meeting = [other for other in found if boxes_overlap(piece.box, other.box)]
     centre = _centre(piece.box)
 
     def distance_mm(other: Piece) -> float:

@@ -90,8 +90,7 @@ class PatchSource:
         forced = self._is_forced(step, place)
         with seeded(self.seed, step, place) as generator:
             item, corner = self.draw(generator, forced)
-            start = tuple(c - m for c, m in zip(corner, self.margin, strict=True))
-            size = tuple(p + 2 * m for p, m in zip(self.patch, self.margin, strict=True))
+            start, size = with_margin(corner, self.patch, self.margin)
             image, labels = item.patch(start, size)
             if self.extra is not None:
                 labels = np.concatenate([labels, self.extra(item, start, size)])
@@ -142,6 +141,14 @@ def draw_item(items: tuple[ItemArrays, ...], generator: Generator) -> ItemArrays
         by_case.setdefault(item.case, []).append(item)
     case = list(by_case)[generator.integers(len(by_case))]
     return by_case[case][generator.integers(len(by_case[case]))]
+
+
+def with_margin(
+    corner: tuple[int, ...], patch: tuple[int, ...], margin: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Start and size of what is read for a patch at this corner, its margin on each side included."""
+    start = tuple(c - m for c, m in zip(corner, margin, strict=True))
+    return start, tuple(p + 2 * m for p, m in zip(patch, margin, strict=True))
 
 
 def corner_around(

@@ -20,7 +20,7 @@ from renalplan.plan import NetworkSpec, StagePlan
 from renalplan.regions import region_boxes
 from renalplan.store import ItemArrays
 from renalplan.trainers.item_predictor import ItemPredictor
-from renalplan.trainers.sampling import draw_item, random_corner, seeded
+from renalplan.trainers.sampling import draw_item, random_corner, seeded, with_margin
 from renalplan.trainers.task import TrainingTask
 
 REGIONS = "regions.json"
@@ -64,9 +64,9 @@ class ImageSource:
             item = draw_item(self.items, generator)
             boxes = self.regions.get(item.item.name) or (whole_box(item.item.shape),)
             box = boxes[generator.integers(len(boxes))]
-            corner = random_corner(box_shape(box), self.patch, generator)
-            start = tuple(a + c - m for (a, _), c, m in zip(box, corner, self.margin, strict=True))
-            size = tuple(p + 2 * m for p, m in zip(self.patch, self.margin, strict=True))
+            within = random_corner(box_shape(box), self.patch, generator)
+            corner = tuple(a + c for (a, _), c in zip(box, within, strict=True))
+            start, size = with_margin(corner, self.patch, self.margin)
             image: torch.Tensor = self.transform(
                 image=torch.from_numpy(item.image_patch(start, size))
             )["image"]

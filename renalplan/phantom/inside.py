@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.morphology import convex_hull_image
 
-from renalplan.geometry import Box, Spacing, box_slices, grow_box, mask_box
+from renalplan.geometry import Box, Spacing, box_slices, grow_box, margin_voxels, mask_box
 from renalplan.phantom.canvas import Canvas, Window
 from renalplan.phantom.fields import RandomField
 from renalplan.phantom.shapes import Floats
@@ -94,8 +94,7 @@ def analyse_kidney(
     labels: NDArray[np.uint8], spacing: Spacing, box: Box, rng: np.random.Generator
 ) -> Inside:
     """Derive the inside of one kidney from its labels."""
-    margin = tuple(int(np.ceil(MARGIN_MM / step)) for step in spacing)
-    box = grow_box(box, margin, labels.shape)
+    box = grow_box(box, margin_voxels(MARGIN_MM, spacing), labels.shape)
     part = labels[box_slices(box)]
     organ = part > 0
     outline = organ | (_hulls(organ) & _closed(organ, spacing))

@@ -7,12 +7,12 @@ Sources:
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from renalplan.trainers.losses.voxels import checked_threshold, comparable
+from renalplan.trainers.losses.voxels import HardRegionLoss, Voxels
 
 
-class BalancedCrossEntropy(nn.Module):
+class BalancedCrossEntropy(HardRegionLoss):
     """Balanced cross-entropy [BiSC-UNet, Eq. 1], with the minus sign that is missing in print.
 
     -1/C' sum_c [1 / (sum_n y_cn) sum_n 1(|y_cn - p_cn| > T) y_cn log p_cn]: within a class the sum
@@ -32,22 +32,10 @@ class BalancedCrossEntropy(nn.Module):
     """
 
     def __init__(self, threshold: float = 0.1, *, exclusive: bool = True) -> None:
-        super().__init__()
-        self.threshold = checked_threshold(threshold)
-        self.exclusive = exclusive
+        super().__init__(threshold, exclusive=exclusive)
 
-    def forward(self, logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Scalar loss.
-
-        Args:
-            logits: (B, K, Z, Y, X).
-            target: (B, 1, Z, Y, X) integer class indices, or (B, K, Z, Y, X) floats 0 and 1.
-            mask: (B, 1, Z, Y, X), 0 where nothing is known; None if all is known.
-
-        Raises:
-            ValueError: the inputs do not fit together, see `voxels.comparable`.
-        """
-        voxels = comparable(logits, target, mask, exclusive=self.exclusive)
+    def value(self, voxels: Voxels) -> Tensor:
+        """See `VoxelLoss.value`."""
         entropy = voxels.cross_entropy() * voxels.hard(self.threshold)
         members = [voxels.target] if voxels.exclusive else [voxels.target, 1 - voxels.target]
         axes = [0, 2, 3, 4]

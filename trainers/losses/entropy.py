@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from renalplan.trainers.losses.voxels import comparable
+from renalplan.trainers.losses.voxels import VoxelLoss, Voxels
 
 
-class CrossEntropy(nn.Module):
+class CrossEntropy(VoxelLoss):
     """Mean cross-entropy of the voxels that count; 0 if none does.
 
     Attributes:
@@ -16,20 +16,9 @@ class CrossEntropy(nn.Module):
     """
 
     def __init__(self, *, exclusive: bool = True) -> None:
-        super().__init__()
-        self.exclusive = exclusive
+        super().__init__(exclusive=exclusive)
 
-    def forward(self, logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Scalar loss.
-
-        Args:
-            logits: (B, K, Z, Y, X).
-            target: (B, 1, Z, Y, X) integer class indices, or (B, K, Z, Y, X) floats 0 and 1.
-            mask: (B, 1, Z, Y, X), 0 where nothing is known; None if all is known.
-
-        Raises:
-            ValueError: the inputs do not fit together, see `voxels.comparable`.
-        """
-        voxels = comparable(logits, target, mask, exclusive=self.exclusive)
+    def value(self, voxels: Voxels) -> Tensor:
+        """See `VoxelLoss.value`."""
         total = (voxels.cross_entropy() * voxels.known).sum()
         return total / voxels.entries().sum().clamp_min(1)

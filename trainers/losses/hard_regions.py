@@ -13,42 +13,15 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from renalplan.trainers.losses.dice import soft_dice
-from renalplan.trainers.losses.voxels import Voxels, checked_threshold, comparable
+from renalplan.trainers.losses.voxels import HardRegionLoss, Voxels
 
 Average = Literal["all", "selected"]
 
 
-class _HardRegionLoss(nn.Module):
-    """Checks the inputs and finds the hard regions; `value` is what is computed there."""
-
-    def __init__(self, threshold: float, exclusive: bool) -> None:
-        super().__init__()
-        self.threshold = checked_threshold(threshold)
-        self.exclusive = exclusive
-
-    def forward(self, logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Scalar loss.
-
-        Args:
-            logits: (B, K, Z, Y, X).
-            target: (B, 1, Z, Y, X) integer class indices, or (B, K, Z, Y, X) floats 0 and 1.
-            mask: (B, 1, Z, Y, X), 0 where nothing is known; None if all is known.
-
-        Raises:
-            ValueError: the inputs do not fit together, see `voxels.comparable`.
-        """
-        voxels = comparable(logits, target, mask, exclusive=self.exclusive)
-        return self.value(voxels, voxels.hard(self.threshold))
-
-    def value(self, voxels: Voxels, hard: Tensor) -> Tensor:
-        """Scalar loss, given where (B, K, Z, Y, X) a channel is hard."""
-        raise NotImplementedError
-
-
-class HardRegionCrossEntropy(_HardRegionLoss):
+class HardRegionCrossEntropy(HardRegionLoss):
     """The HRA loss [He2020, Eq. 2]: -sum_n 1(|y_n - p_n| > T) y_n log p_n, divided by a count.
 
     Only the true class has y = 1, so with exclusive classes these are the voxels whose true class
@@ -71,17 +44,18 @@ class HardRegionCrossEntropy(_HardRegionLoss):
     def __init__(
         self, threshold: float = 0.1, *, average: Average = "all", exclusive: bool = True
     ) -> None:
-        super().__init__(threshold, exclusive)
+        super().__init__(threshold, exclusive=exclusive)
         self.average = _checked_average(average)
 
-    def value(self, voxels: Voxels, hard: Tensor) -> Tensor:
-        """See `_HardRegionLoss.value`."""
+    def value(self, voxels: Voxels) -> Tensor:
+        """See `VoxelLoss.value`."""
+        hard = voxels.hard(self.threshold)
         total = (voxels.cross_entropy() * voxels.known * hard).sum()
         counted = voxels.entries() if self.average == "all" else voxels.entries() * hard
         return total / counted.sum().clamp_min(1)
 
 
-class HardRegionDice(_HardRegionLoss):
+class HardRegionDice(HardRegionLoss):
     """Soft Dice on hard regions, the form [He2020, section 2.3.2] mentions without a formula.
 
     Defined here as 1 - mean over channels of (2 sum h p y + s) / (sum h p + sum h y + s), where
@@ -103,18 +77,19 @@ class HardRegionDice(_HardRegionLoss):
     def __init__(
         self, threshold: float = 0.1, *, exclusive: bool = True, over_batch: bool = False
     ) -> None:
-        super().__init__(threshold, exclusive)
+        super().__init__(threshold, exclusive=exclusive)
         self.over_batch = over_batch
 
-    def value(self, voxels: Voxels, hard: Tensor) -> Tensor:
-        """See `_HardRegionLoss.value`."""
+    def value(self, voxels: Voxels) -> Tensor:
+        """See `VoxelLoss.value`."""
+        hard = voxels.hard(self.threshold)
         predicted, target = voxels.probabilities() * hard, voxels.target * hard
         if voxels.exclusive:
             predicted, target = predicted[:, 1:], target[:, 1:]
         return 1 - soft_dice(predicted, target, voxels.known, over_batch=self.over_batch)
 
 
-class HardRegionMSE(_HardRegionLoss):
+class HardRegionMSE(HardRegionLoss):
     """Squared error on hard regions, the form [He2020, section 2.3.2] mentions without a formula.
 
     Defined here as sum 1(|y - p| > T) (y - p)^2 over voxels and channels, background included,
@@ -133,11 +108,12 @@ class HardRegionMSE(_HardRegionLoss):
     def __init__(
         self, threshold: float = 0.1, *, average: Average = "all", exclusive: bool = True
     ) -> None:
-        super().__init__(threshold, exclusive)
+        super().__init__(threshold, exclusive=exclusive)
         self.average = _checked_average(average)
 
-    def value(self, voxels: Voxels, hard: Tensor) -> Tensor:
-        """See `_HardRegionLoss.value`."""
+    def value(self, voxels: Voxels) -> Tensor:
+        """See `VoxelLoss.value`."""
+        hard = voxels.hard(self.threshold)
         chosen = hard * voxels.known
         squares = (voxels.target - voxels.probabilities()).square() * chosen
         counted = voxels.known.expand_as(hard) if self.average == "all" else chosen

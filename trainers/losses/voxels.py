@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
@@ -56,6 +57,53 @@ class Voxels:
         return self.target * self.known if self.exclusive else self.known.expand_as(self.target)
 
 
+class VoxelLoss(nn.Module, ABC):
+    """A loss of what is predicted at each voxel: checks its inputs and brings them into one form.
+
+    Attributes:
+        exclusive: True takes softmax over the channels; false, or a single channel, takes sigmoids.
+    """
+
+    def __init__(self, *, exclusive: bool) -> None:
+        super().__init__()
+        self.exclusive = exclusive
+
+    def forward(self, logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Scalar loss.
+
+        Args:
+            logits: (B, K, Z, Y, X).
+            target: (B, 1, Z, Y, X) integer class indices, or (B, K, Z, Y, X) floats 0 and 1.
+            mask: (B, 1, Z, Y, X), 0 where nothing is known; None if all is known.
+
+        Raises:
+            ValueError: the inputs do not fit together, see `comparable`.
+        """
+        return self.value(comparable(logits, target, mask, exclusive=self.exclusive))
+
+    @abstractmethod
+    def value(self, voxels: Voxels) -> Tensor:
+        """Scalar loss of checked predictions and truth."""
+
+
+class HardRegionLoss(VoxelLoss):
+    """A loss that looks only where a prediction is more than a threshold off.
+
+    Attributes:
+        threshold: T, in [0, 1): no |y - p| exceeds 1, so beyond it the loss would be nothing.
+        exclusive: See `VoxelLoss`.
+
+    Raises:
+        ValueError: a threshold outside [0, 1).
+    """
+
+    def __init__(self, threshold: float, *, exclusive: bool) -> None:
+        if not 0 <= threshold < 1:
+            raise ValueError(f"the threshold must be at least 0 and below 1, it is {threshold}.")
+        super().__init__(exclusive=exclusive)
+        self.threshold = threshold
+
+
 def comparable(logits: Tensor, target: Tensor, mask: Tensor | None, *, exclusive: bool) -> Voxels:
     """Check what a loss is given and bring it into one form.
 
@@ -89,17 +137,6 @@ def comparable(logits: Tensor, target: Tensor, mask: Tensor | None, *, exclusive
             f"shape {tuple(logits.shape)}; this one is {target.dtype} of {tuple(target.shape)}."
         )
     return Voxels(logits, encoded, known.to(logits.dtype), exclusive)
-
-
-def checked_threshold(threshold: float) -> float:
-    """The threshold itself.
-
-    Raises:
-        ValueError: outside [0, 1): no |y - p| exceeds 1, so the loss would be nothing.
-    """
-    if not 0 <= threshold < 1:
-        raise ValueError(f"the threshold must be at least 0 and below 1, it is {threshold}.")
-    return threshold
 
 
 def _holds_integers(target: Tensor) -> bool:
