@@ -72,11 +72,19 @@ class StoredCase(Record):
 
 @dataclass(frozen=True)
 class ItemArrays:
-    """Lazily opened arrays of one stored item; cheap to make, safe to send to a worker."""
+    """Lazily opened arrays of one stored item; cheap to make, safe to send to a worker.
+
+    Attributes:
+        folder: The stage's store.
+        item: What is stored.
+        case: Whose it is.
+        labels_in: Folder of labels that a trainer's phase made, instead of the store's own.
+    """
 
     folder: Path
     item: StoredItem
     case: str
+    labels_in: Path | None = None
 
     @cached_property
     def image(self) -> Any:
@@ -86,12 +94,12 @@ class ItemArrays:
     @cached_property
     def labels(self) -> Any:
         """(1, *shape) integers, chunked; label values as in dataset.json."""
-        return open_array(self.folder / f"{self.item.name}.labels.b2nd")
+        return open_array((self.labels_in or self.folder) / f"{self.item.name}.labels.b2nd")
 
     @cached_property
     def places(self) -> dict[str, NDArray[np.int32]]:
         """Structure name -> (n, 3) voxels of it along the plan's axes."""
-        path = self.folder / f"{self.item.name}.places.npz"
+        path = (self.labels_in or self.folder) / f"{self.item.name}.places.npz"
         try:
             with np.load(path, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
@@ -134,16 +142,20 @@ def write_item(
 ) -> StoredItem:
     """Write one item's files by rename; the case's sidecar comes after all its items."""
     write_array(folder / f"{name}.image.b2nd", image.astype(np.float16))
-    structures: dict[str, int] = {}
-    if labels is not None:
-        write_array(folder / f"{name}.labels.b2nd", labels[None])
-        places, structures = find_places(labels, scheme)
-        with (
-            atomic_file(folder / f"{name}.places.npz") as temporary,
-            temporary.open("wb") as stream,
-        ):
-            np.savez_compressed(stream, **places)  # type: ignore[arg-type]
+    structures = {} if labels is None else write_labels(folder, name, labels, scheme)
     return StoredItem(name=name, box=box, shape=image.shape[1:], structures=structures)
+
+
+def write_labels(folder: Path, name: str, labels: NDArray, scheme: LabelScheme) -> dict[str, int]:
+    """Write an item's labels (z, y, x) and where each structure is; returns the voxels of each."""
+    write_array(folder / f"{name}.labels.b2nd", labels[None])
+    places, structures = find_places(labels, scheme)
+    with (
+        atomic_file(folder / f"{name}.places.npz") as temporary,
+        temporary.open("wb") as stream,
+    ):
+        np.savez_compressed(stream, **places)  # type: ignore[arg-type]
+    return structures
 
 
 def find_places(

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from renalplan.inference.segmenter import choose_device
 from renalplan.inference.sliding_window import WindowPredictor
+from renalplan.labels import LabelScheme
 from renalplan.model_folder import WEIGHTS, build_network
 from renalplan.plan import NetworkSpec, StagePlan
 from renalplan.store import ItemArrays
@@ -22,13 +23,31 @@ class ItemPredictor:
         scheme: What its labels mean.
     """
 
-    def __init__(self, task: TrainingTask, stage: StagePlan, network: NetworkSpec) -> None:
+    def __init__(
+        self,
+        task: TrainingTask,
+        stage: StagePlan,
+        network: NetworkSpec,
+        *,
+        phase: str | None = None,
+        scheme: LabelScheme | None = None,
+    ) -> None:
+        """Load the network.
+
+        Args:
+            task: Its fold must have trained it.
+            stage: The plan's stage.
+            network: How it is built.
+            phase: Which phase trained it; the one of the stage's name if None.
+            scheme: What its heads mean; the stage's labels if None.
+        """
         from safetensors.torch import load_file
 
-        built = build_network(network, f"phase {stage.name}")
-        built.load_state_dict(load_file(task.fold_folder / stage.name / WEIGHTS))
+        phase = phase or stage.name
+        built = build_network(network, f"phase {phase}")
+        built.load_state_dict(load_file(task.fold_folder / phase / WEIGHTS))
         self.stage = stage
-        self.scheme = task.scheme_of(stage)
+        self.scheme = scheme or task.scheme_of(stage)
         self._predict = WindowPredictor(
             built.eval(),
             stage.patch_size,
@@ -38,6 +57,10 @@ class ItemPredictor:
 
     def __call__(self, item: ItemArrays) -> NDArray[np.int16]:
         """The item's label map along the plan's axes, of the item's shape."""
-        logits = self._predict(torch.from_numpy(np.asarray(item.image[:], np.float32)))
+        logits = self.logits(item.image[:])
         outputs = logits.sigmoid() if self.scheme.has_regions else logits
         return self.scheme.decide(outputs.numpy()).astype(np.int16)
+
+    def logits(self, image: NDArray) -> torch.Tensor:
+        """Logits (heads, z, y, x) of an image (channels, z, y, x) of the stage's store."""
+        return self._predict(torch.from_numpy(np.asarray(image, np.float32)))
