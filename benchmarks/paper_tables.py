@@ -1,4 +1,4 @@
-"""Our table beside the paper's: `--paper densebiasnet` or `--paper bisc`.
+"""Our table beside the paper's: `--paper densebiasnet`, `--paper bisc` ….
 
 Makes phantoms (or takes your dataset with --task), trains every row with every seed on fold 0 of the
 dataset's five folds, predicts the cases held out there (never trained on) as any scan, and prints
@@ -23,8 +23,6 @@ from renalplan.planning import plan_and_preprocess
 from renalplan.training import train
 from renalplan.workspace import Workspace
 
-NUMBERS = {"densebiasnet": 931, "bisc": 932}  # of the phantom datasets
-
 
 def main() -> None:
     """Parse, run what is missing, print the tables."""
@@ -36,7 +34,7 @@ def main() -> None:
     )
     parser.add_argument("--plan", help="which plan of it")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", help="keys of some rows, see papers.py")
+    parser.add_argument("--arms", nargs="+", help="keys of some rows, see papers/")
     parser.add_argument("--shares", type=float, nargs="+", help="of the labelled patients")
     parser.add_argument(
         "--schedule",
@@ -69,7 +67,7 @@ def main() -> None:
 
 def make_phantoms(key: str, paper: Paper, workspace: Workspace) -> str:
     """The paper's phantom dataset, planned and preprocessed; its number."""
-    number = NUMBERS[key]
+    number = paper.number
     folder = workspace.root / "raw" / f"Dataset{number}_{key}"
     if not (folder / "dataset.json").is_file():
         make_phantom_dataset(folder, workers=2, **paper.phantom)

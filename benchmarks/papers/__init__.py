@@ -1,0 +1,9 @@
+"""What the papers compared, and how each row is run here: data only, a file a paper."""
+
+from papers.bisc import BISC
+from papers.densebiasnet import DENSEBIASNET
+from papers.paper import Arm, Paper
+
+PAPERS = {"densebiasnet": DENSEBIASNET, "bisc": BISC}
+
+__all__ = ["PAPERS", "Arm", "Paper"]

@@ -1,0 +1,56 @@
+"""What a paper compared: the form of its table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One row: a trainer with settings, and what the paper reports for it.
+
+    Attributes:
+        name: Of the row, as the paper has it.
+        key: Of the model folder.
+        trainer: Trainer name.
+        settings: `--set` of every schedule.
+        small: More of them in the short schedule for phantoms.
+        configuration: Of the plan; None is its default.
+        paper: Column -> the paper's number, where it gives one.
+    """
+
+    name: str
+    key: str
+    trainer: str
+    settings: tuple[str, ...] = ()
+    small: tuple[str, ...] = ()
+    configuration: str | None = None
+    paper: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper:
+    """One paper's comparison.
+
+    Attributes:
+        title: Of the table.
+        number: Of the phantom dataset.
+        phantom: Arguments of `make_phantom_dataset`, for the data made here.
+        plan: Arguments of `PlanOptions`, for that data.
+        configurations: Of the plan that must be preprocessed; None is the default one.
+        arms: The rows.
+        shares: Shares of the labelled training patients: every arm is run with each.
+        small: Settings of every row in the short schedule for phantoms, on top of the arm's own.
+        columns: (structure, score, heading) to show.
+    """
+
+    title: str
+    number: int
+    phantom: dict[str, Any]
+    plan: dict[str, Any]
+    configurations: list[str] | None
+    arms: tuple[Arm, ...]
+    shares: tuple[float, ...]
+    small: tuple[str, ...]
+    columns: tuple[tuple[str, str, str], ...]
