@@ -34,6 +34,8 @@ TRAINERS = {
     "DenseBiasNet": "renalplan.trainers.densebiasnet",
     "SCUNet": "renalplan.trainers.scunet",
     "BiSCUNet": "renalplan.trainers.biscunet",
+    "CPNet": "renalplan.trainers.cpnet",
+    "PANet": "renalplan.trainers.cpnet",
 }
 
 setup(

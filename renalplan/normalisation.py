@@ -42,6 +42,17 @@ def normalise(image: NDArray, rules: tuple[Rescaling, ...]) -> NDArray[np.float3
     return result
 
 
+def hounsfield(channel: NDArray[np.float32], plan: ChannelPlan) -> NDArray[np.float32]:
+    """HU of a channel that `normalise` rescaled by the rule `ct`; what it clipped stays clipped.
+
+    Raises:
+        ValueError: another rule, which each image sets for itself, or none that knows of HU.
+    """
+    if plan.normalisation != "ct":
+        raise ValueError(f"{plan.name} is normalised by {plan.normalisation}, HU are not known")
+    return channel * np.float32(max(plan.intensities.std, 1e-8)) + np.float32(plan.intensities.mean)
+
+
 def _rescaling(channel: NDArray, plan: ChannelPlan) -> Rescaling:
     if plan.normalisation == "none":
         return Rescaling(None, None, 0.0, 1.0)

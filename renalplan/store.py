@@ -11,7 +11,7 @@ units, so half precision keeps CT to about 0.1 HU), labels the smallest integer 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -79,12 +79,14 @@ class ItemArrays:
         item: What is stored.
         case: Whose it is.
         labels_in: Folder of labels that a trainer's phase made, instead of the store's own.
+        channels: Which of the image's channels are read, in this order; None is all.
     """
 
     folder: Path
     item: StoredItem
     case: str
     labels_in: Path | None = None
+    channels: tuple[int, ...] | None = None
 
     @cached_property
     def image(self) -> Any:
@@ -117,7 +119,18 @@ class ItemArrays:
 
     def image_patch(self, start: tuple[int, ...], size: tuple[int, ...]) -> NDArray[np.float32]:
         """Image (channel, *size) from `start`; zeros beyond the border."""
-        return self._cut("image", start, size).astype(np.float32)
+        return self._chosen(self._cut("image", start, size)).astype(np.float32)
+
+    def with_channels(self, channels: tuple[int, ...] | None) -> ItemArrays:
+        """The same item, of whose image only these channels are read."""
+        return replace(self, channels=channels)
+
+    def whole_image(self) -> NDArray[np.float32]:
+        """Image (channel, *shape)."""
+        return self.image_patch((0, 0, 0), self.item.shape)
+
+    def _chosen(self, image: NDArray) -> NDArray:
+        return image if self.channels is None else image[list(self.channels)]
 
     def _cut(self, kind: str, start: tuple[int, ...], size: tuple[int, ...]) -> NDArray:
         box = [[int(a), int(a + n)] for a, n in zip(start, size, strict=True)]

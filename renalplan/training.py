@@ -95,7 +95,6 @@ def train(
     base = _task_on(device, precision, workers, progress)
     trainers: dict[str, Trainer] = {}
     for fold_name, split in folds.items():
-        strangers = _strangers(unlabelled, split, patients)
         task_of_fold = base(
             plan=plan,
             configuration=used,
@@ -104,8 +103,7 @@ def train(
             fold_name=fold_name,
             stores=plan_folder,
             model=ModelFolder(path),
-            unlabelled=strangers,
-            withheld=tuple(case.id for case in unlabelled if case.id not in strangers),
+            **_strangers(unlabelled, split, patients),
         )
         trainers[fold_name] = kind(task_of_fold, values)
         trainers[fold_name].check()
@@ -184,10 +182,9 @@ def train_and_validate(
     options = InferenceOptions(device=task.hardware.device)
     predictor = Predictor.from_model(model, [task.fold_name], options, unfinished=True)
     scans = [
-        ScanFiles(
-            id=c, images=cases[c].images, ending=image_ending(cases[c].images[0]) or ".nii.gz"
-        )
+        ScanFiles(id=c, images=images, ending=image_ending(images[0]) or ".nii.gz")
         for c in task.fold.val
+        for images in [_channels_of(cases[c], task.channels)]
     ]
     report = predictor.predict_folder(scans, out)
     if report.failed:
@@ -198,6 +195,10 @@ def train_and_validate(
     )
     scores = evaluation.summary.structures.items()
     return {name: structure.scores["dice"].mean for name, structure in scores}
+
+
+def _channels_of(case: Case, wanted: tuple[int, ...] | None) -> tuple[Path, ...]:
+    return case.images if wanted is None else tuple(case.images[number] for number in wanted)
 
 
 def _method(
@@ -223,10 +224,13 @@ def _folds(wanted: int | str, splits: list[Fold], cases: tuple[str, ...]) -> dic
 
 def _strangers(
     unlabelled: tuple[Case, ...], fold: Fold, patients: dict[str, str]
-) -> tuple[str, ...]:
-    """Unlabelled cases of patients that the fold does not hold out: the rest are not for learning."""
+) -> dict[str, tuple[str, ...]]:
+    """Unlabelled cases of patients that the fold does not hold out; the rest are withheld."""
     held_out = {patients[case] for case in fold.val}
-    return tuple(case.id for case in unlabelled if case.patient not in held_out)
+    return {
+        "unlabelled": tuple(case.id for case in unlabelled if case.patient not in held_out),
+        "withheld": tuple(case.id for case in unlabelled if case.patient in held_out),
+    }
 
 
 def _model_name(trainer: str, plan: Plan, configuration: str) -> str:

@@ -18,10 +18,9 @@ from renalplan.trainers.augmentation import AugmentationSettings, build_augmenta
 from renalplan.trainers.phase import TrainedNetwork
 from renalplan.trainers.sampling import BatchSource
 from renalplan.trainers.task import TrainingTask
-from renalplan.trainers.unlabelled import ImageSource, read_regions
+from renalplan.trainers.unlabelled import ImageSource, unlabelled_regions
 
 NAME = "autoencoder"
-REGIONS_NAME = "unlabelled_regions"
 
 
 class AutoencoderSettings(Record):
@@ -72,12 +71,9 @@ class DenoisingAutoencoder(TrainedNetwork):
             self.augmentation,
             left_right_axis=task.plan.left_right_axis,
         )
-        regions = {}
-        if task.unlabelled and self.stage.region == "kidney":
-            regions = read_regions(task.fold_folder / REGIONS_NAME)
         return ImageSource(
             items=(*task.training_items(self.stage), *task.unlabelled_items(self.stage)),
-            regions=regions,
+            regions=unlabelled_regions(task, self.stage),
             patch=self.stage.patch_size,
             margin=augmentation.margin,
             batch_size=self.settings.batch_size,

@@ -20,12 +20,12 @@ from renalplan.trainers import autoencoder
 from renalplan.trainers.augmentation import AugmentationSettings
 from renalplan.trainers.autoencoder import AutoencoderSettings, DenoisingAutoencoder
 from renalplan.trainers.losses import LossSettings
-from renalplan.trainers.phase import ComputePhase, Phase
+from renalplan.trainers.phase import Phase
 from renalplan.trainers.settings import TrainerSettings
 from renalplan.trainers.staged import StagedTrainer
 from renalplan.trainers.supervised import Recipe, SupervisedSettings, SupervisedStage
 from renalplan.trainers.task import TrainingTask
-from renalplan.trainers.unlabelled import find_regions
+from renalplan.trainers.unlabelled import regions_phase
 
 WIDTHS = (16, 32, 64, 128)  # of the autoencoder's four resolutions, the analysis path's own
 log = logging.getLogger(__name__)
@@ -161,12 +161,7 @@ class DenseBiasNet(StagedTrainer):
         found: list[Phase] = []
         if stage.region == "kidney" and self.task.unlabelled:
             network = self.network_of(self.task.plan.stage(stage.previous or ""))
-            found.append(
-                ComputePhase(
-                    autoencoder.REGIONS_NAME,
-                    lambda task, folder: find_regions(task, stage, network, folder),
-                )
-            )
+            found.append(regions_phase(stage, network))
         arguments = {
             "in_channels": len(self.task.plan.channels),
             "widths": list(WIDTHS),

@@ -57,10 +57,10 @@ class ItemPredictor:
 
     def __call__(self, item: ItemArrays) -> NDArray[np.int16]:
         """The item's label map along the plan's axes, of the item's shape."""
-        logits = self.logits(item.image[:])
+        logits = self.logits(item.whole_image())
         outputs = logits.sigmoid() if self.scheme.has_regions else logits
         return self.scheme.decide(outputs.numpy()).astype(np.int16)
 
-    def logits(self, image: NDArray) -> torch.Tensor:
+    def logits(self, image: NDArray[np.float32]) -> torch.Tensor:
         """Logits (heads, z, y, x) of an image (channels, z, y, x) of the stage's store."""
-        return self._predict(torch.from_numpy(np.asarray(image, np.float32)))
+        return self._predict(torch.from_numpy(image))

@@ -89,16 +89,19 @@ class PatchSource:
     def _sample(self, step: int, place: int) -> Sample:
         forced = self._is_forced(step, place)
         with seeded(self.seed, step, place) as generator:
-            item, corner = self.draw(generator, forced)
-            start, size = with_margin(corner, self.patch, self.margin)
-            image, labels = item.patch(start, size)
-            if self.extra is not None:
-                labels = np.concatenate([labels, self.extra(item, start, size)])
-            sample: Sample = {
-                "image": torch.from_numpy(image),
-                "segmentation": torch.from_numpy(labels.astype(np.int16)),
-            }
-            return self.transform(**sample) if self.transform else sample
+            return self.read(*self.draw(generator, forced))
+
+    def read(self, item: ItemArrays, corner: tuple[int, ...]) -> Sample:
+        """One augmented sample, inside a `seeded` block."""
+        start, size = with_margin(corner, self.patch, self.margin)
+        image, labels = item.patch(start, size)
+        if self.extra is not None:
+            labels = np.concatenate([labels, self.extra(item, start, size)])
+        sample: Sample = {
+            "image": torch.from_numpy(image),
+            "segmentation": torch.from_numpy(labels.astype(np.int16)),
+        }
+        return self.transform(**sample) if self.transform else sample
 
     def _is_forced(self, step: int, place: int) -> bool:
         share = self.foreground_share
@@ -109,7 +112,7 @@ class PatchSource:
     def draw(self, generator: Generator, forced: bool) -> tuple[ItemArrays, tuple[int, ...]]:
         """An item and the corner of a patch in it."""
         item = draw_item(self.items, generator)
-        return item, self.corner(item, self._voxel(item, generator, forced), generator)
+        return item, self.corner(item, self.voxel(item, generator, forced), generator)
 
     def corner(
         self, item: ItemArrays, voxel: NDArray[np.int32] | None, generator: Generator
@@ -120,7 +123,7 @@ class PatchSource:
         return corner_around(voxel, item.item.shape, self.patch, generator)
 
     @staticmethod
-    def _voxel(item: ItemArrays, generator: Generator, forced: bool) -> NDArray[np.int32] | None:
+    def voxel(item: ItemArrays, generator: Generator, forced: bool) -> NDArray[np.int32] | None:
         """What the patch must hold: a structure's voxel if `forced`; else None, or an annotated
         voxel where a dataset has an ignore label, since a patch without one teaches nothing.
         """

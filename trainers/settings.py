@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from renalplan.errors import UsageError
 from renalplan.files import Record
@@ -23,6 +23,25 @@ class TrainerSettings(Record):
         le=1,
         description="share of the fold's training patients to learn from, for learning curves",
     )
+    channels: tuple[int, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="image channels that the networks see, e.g. 0; new scans then need these alone; "
+        "all if unset",
+    )
+
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _numbers_from_text(cls, value: Any) -> Any:
+        """On the command line they stand in one word."""
+        return value.split(",") if isinstance(value, str) else value
+
+    @field_validator("channels")
+    @classmethod
+    def _channels_differ(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and (min(value) < 0 or len(set(value)) < len(value)):
+            raise ValueError("channels are different numbers from 0, such as 0 or 0,1")
+        return value
 
 
 SettingsType = TypeVar("SettingsType", bound=TrainerSettings)

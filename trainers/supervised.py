@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from renalplan.files import Record
 from renalplan.labels import LabelScheme
 from renalplan.plan import NetworkSpec, StagePlan
+from renalplan.store import ItemArrays
 from renalplan.trainers.augmentation import AugmentationSettings, build_augmentation
 from renalplan.trainers.cascade import PreviousLabels
 from renalplan.trainers.losses import (
@@ -55,7 +56,8 @@ class Recipe(Record):
     time_decay: float = Field(
         default=1e-5, ge=0, description="schedule=time divides the rate by 1 + time_decay * step"
     )
-    momentum: float = Field(default=0.99, ge=0, lt=1, description="Nesterov's, of sgd")
+    momentum: float = Field(default=0.99, ge=0, lt=1, description="of sgd")
+    nesterov: bool = Field(default=True, description="sgd looks ahead along its momentum")
     weight_decay: float = Field(default=3e-5, ge=0)
     foreground_share: float = Field(
         default=0.33, ge=0, le=1, description="share of patches that must hold foreground"
@@ -128,6 +130,10 @@ class SupervisedStage(TrainedNetwork):
 
     def training_batches(self, task: TrainingTask) -> BatchSource:
         """See `TrainedNetwork.training_batches`."""
+        return self.patches(task, task.training_items(self.stage))
+
+    def patches(self, task: TrainingTask, items: tuple[ItemArrays, ...]) -> PatchSource:
+        """Augmented patches of these items."""
         augmentation = build_augmentation(
             self.stage.patch_size,
             task.scheme,
@@ -136,7 +142,7 @@ class SupervisedStage(TrainedNetwork):
             cascade=self.stage.previous_as_channels,
         )
         return PatchSource(
-            items=task.training_items(self.stage),
+            items=items,
             patch=self.stage.patch_size,
             margin=augmentation.margin,
             batch_size=self.settings.batch_size or self.stage.batch_size,
@@ -160,8 +166,9 @@ class SupervisedStage(TrainedNetwork):
         if self.settings.optimizer == "adamw":
             return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
         momentum = self.settings.momentum
+        nesterov = self.settings.nesterov and momentum > 0
         return torch.optim.SGD(
-            parameters, lr=rate, momentum=momentum, nesterov=momentum > 0, weight_decay=decay
+            parameters, lr=rate, momentum=momentum, nesterov=nesterov, weight_decay=decay
         )
 
     def rate(self, step: int, steps: int) -> float:
@@ -177,17 +184,27 @@ class SupervisedStage(TrainedNetwork):
         if not self.settings.validation_iterations or not task.fold.val:
             return {}
         scheme = task.scheme_of(self.stage)
-        source = self._held_out(task)
+        source = self.held_out_batches(task)
         encoder = TargetEncoder(scheme).to(device)
         counts = torch.zeros((3, len(scheme.foreground)), dtype=torch.float64, device=device)
         for step in range(self.settings.validation_iterations):
             batch = {k: v.to(device) for k, v in source.batch(step).items()}
-            counts += dice_counts(network(batch["image"]), batch["labels"], encoder)
+            counts += dice_counts(self.predict(network, batch), batch["labels"], encoder)
         true, false_positive, false_negative = counts.cpu()
         dice = 2 * true / (2 * true + false_positive + false_negative).clamp_min(1)
         return {f"dice_{name}": float(d) for name, d in zip(scheme.foreground, dice, strict=True)}
 
-    def _held_out(self, task: TrainingTask) -> PatchSource:
+    def predict(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """Logits (B, heads, *patch) of a batch, for `validate`."""
+        logits: Tensor = network(batch["image"])
+        return logits
+
+    def held_out_batches(self, task: TrainingTask) -> BatchSource:
+        """Where `validate` takes its batches from: held-out cases, not augmented."""
+        return self.plain_patches(task, task.held_out_items(self.stage))
+
+    def plain_patches(self, task: TrainingTask, items: tuple[ItemArrays, ...]) -> PatchSource:
+        """Patches that are not augmented."""
         plain = build_augmentation(
             self.stage.patch_size,
             task.scheme,
@@ -196,7 +213,7 @@ class SupervisedStage(TrainedNetwork):
             cascade=self.stage.previous_as_channels,
         )
         return PatchSource(
-            items=task.held_out_items(self.stage),
+            items=items,
             patch=self.stage.patch_size,
             margin=(0, 0, 0),
             batch_size=self.settings.batch_size or self.stage.batch_size,

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from renalplan.dataset import DatasetDescription
+from renalplan.errors import UsageError
 from renalplan.geometry import Spacing
 from renalplan.labels import LabelScheme
 from renalplan.model_folder import ModelFolder
-from renalplan.plan import Plan, StagePlan
+from renalplan.plan import ChannelPlan, Plan, StagePlan
 from renalplan.splits import Fold, training_share
 from renalplan.store import ItemArrays, open_items, require_case
 
@@ -43,6 +44,9 @@ class TrainingTask:
         fold_name: `0` … or `all`.
         unlabelled: Case ids of imagesUn: no fold's own, to learn images from.
         withheld: Those of patients that this fold holds out: there, but not to be read.
+        channels: Which of the stored channels the networks see, None for all; `plan` and
+            `description` tell of these alone.
+        stored_channels: All that are stored, if they are not the plan's.
         stores: The plan's folder with one store a stage.
         model: The model folder being made.
         hardware: What to run on.
@@ -58,6 +62,8 @@ class TrainingTask:
     hardware: Hardware = field(default_factory=Hardware)
     unlabelled: tuple[str, ...] = ()
     withheld: tuple[str, ...] = ()
+    channels: tuple[int, ...] | None = None
+    stored_channels: tuple[ChannelPlan, ...] = ()
 
     @property
     def scheme(self) -> LabelScheme:
@@ -77,6 +83,31 @@ class TrainingTask:
         patients = {case: require_case(folder, case).patient for case in self.fold.train}
         return replace(self, fold=training_share(self.fold, share, patients, seed))
 
+    def with_channels(self, wanted: tuple[int, ...] | None) -> TrainingTask:
+        """The same task whose networks see only some channels of the images.
+
+        Raises:
+            UsageError: there is no such channel.
+        """
+        names = self.description.channels
+        if wanted is None or wanted == tuple(range(len(names))):
+            return self
+        if not set(wanted) <= set(range(len(names))):
+            known = ", ".join(f"{number} ({name})" for number, name in enumerate(names))
+            asked = ",".join(map(str, wanted))
+            raise UsageError(f"--set channels={asked}: the channels of this dataset are {known}.")
+        plan = self.plan.model_copy(
+            update={"channels": tuple(self.plan.channels[number] for number in wanted)}
+        )
+        chosen = {str(place): names[number] for place, number in enumerate(wanted)}
+        return replace(
+            self,
+            plan=plan,
+            description=self.description.model_copy(update={"channel_names": chosen}),
+            channels=wanted,
+            stored_channels=self.plan.channels,
+        )
+
     @property
     def fold_folder(self) -> Path:
         """Where this fold's phases live."""
@@ -88,7 +119,7 @@ class TrainingTask:
 
     def training_items(self, stage: StagePlan) -> tuple[ItemArrays, ...]:
         """Stored arrays of the training cases, and of no other."""
-        return tuple(open_items(self.stores / stage.name, self.fold.train))
+        return self._items(stage, self.fold.train)
 
     def spacing_of(self, stage: StagePlan, item: ItemArrays) -> Spacing:
         """mm of a stored item along the plan's axes.
@@ -98,10 +129,21 @@ class TrainingTask:
         """
         return require_case(self.stores / stage.name, item.case).spacing
 
+    def stage_spacing(self, stage: StagePlan) -> Spacing:
+        """mm along the plan's axes; where a stage keeps each scan's own, the first item's."""
+        z, y, x = stage.spacing
+        if z is None or y is None or x is None:
+            return self.spacing_of(stage, self.training_items(stage)[0])
+        return z, y, x
+
     def unlabelled_items(self, stage: StagePlan) -> tuple[ItemArrays, ...]:
         """Stored arrays of the cases without labels; whole scans also where a stage sees regions."""
-        return tuple(open_items(self.stores / stage.name, self.unlabelled))
+        return self._items(stage, self.unlabelled)
 
     def held_out_items(self, stage: StagePlan) -> tuple[ItemArrays, ...]:
         """Stored arrays of the held-out cases: to look at, never to learn from."""
-        return tuple(open_items(self.stores / stage.name, self.fold.val))
+        return self._items(stage, self.fold.val)
+
+    def _items(self, stage: StagePlan, cases: tuple[str, ...]) -> tuple[ItemArrays, ...]:
+        items = open_items(self.stores / stage.name, cases)
+        return tuple(item.with_channels(self.channels) for item in items)

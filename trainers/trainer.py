@@ -36,7 +36,9 @@ class Trainer(ABC):
 
     def __init__(self, task: TrainingTask, settings: TrainerSettings | None = None) -> None:
         self.settings = settings or self.Settings()
-        self.task = task.with_share(self.settings.label_share, self.settings.seed)
+        self.task = task.with_share(self.settings.label_share, self.settings.seed).with_channels(
+            self.settings.channels
+        )
 
     def check(self) -> None:
         """Refuse what cannot work, before anything is written.

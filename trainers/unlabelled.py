@@ -20,10 +20,12 @@ from renalplan.plan import NetworkSpec, StagePlan
 from renalplan.regions import region_boxes
 from renalplan.store import ItemArrays
 from renalplan.trainers.item_predictor import ItemPredictor
+from renalplan.trainers.phase import ComputePhase
 from renalplan.trainers.sampling import draw_item, random_corner, seeded, with_margin
 from renalplan.trainers.task import TrainingTask
 
 REGIONS = "regions.json"
+REGIONS_PHASE = "unlabelled_regions"
 log = logging.getLogger(__name__)
 
 
@@ -71,6 +73,20 @@ class ImageSource:
                 image=torch.from_numpy(item.image_patch(start, size))
             )["image"]
             return image
+
+
+def regions_phase(stage: StagePlan, network: NetworkSpec) -> ComputePhase:
+    """The phase that leaves what `unlabelled_regions` reads, see `find_regions`."""
+    return ComputePhase(
+        REGIONS_PHASE, lambda task, folder: find_regions(task, stage, network, folder)
+    )
+
+
+def unlabelled_regions(task: TrainingTask, stage: StagePlan) -> dict[str, tuple[Box, ...]]:
+    """Item name -> where the kidneys of unlabelled scans are; empty if the stage sees whole scans."""
+    if stage.region != "kidney" or not task.unlabelled:
+        return {}
+    return read_regions(task.fold_folder / REGIONS_PHASE)
 
 
 def find_regions(task: TrainingTask, stage: StagePlan, network: NetworkSpec, folder: Path) -> None:

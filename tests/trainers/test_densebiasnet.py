@@ -17,7 +17,7 @@ from renalplan.errors import UsageError
 from renalplan.model_folder import FINISHED, WEIGHTS, ModelFolder, NetworkSpec, build_network
 from renalplan.networks.autoencoder import Autoencoder
 from renalplan.networks.densebiasnet import DenseBiasNet as Network
-from renalplan.trainers.autoencoder import NAME, REGIONS_NAME, DenoisingAutoencoder
+from renalplan.trainers.autoencoder import NAME, DenoisingAutoencoder
 from renalplan.trainers.densebiasnet import (
     DenseBiasNet,
     DenseBiasNetSettings,
@@ -30,7 +30,7 @@ from renalplan.trainers.settings import parse_settings
 from renalplan.trainers.supervised import Recipe, SupervisedStage
 from renalplan.trainers.task import TrainingTask
 from renalplan.trainers.trainer import open_or_create
-from renalplan.trainers.unlabelled import ImageSource, read_regions
+from renalplan.trainers.unlabelled import REGIONS_PHASE, ImageSource, read_regions
 
 Make = Callable[..., TrainingTask]
 Add = Callable[..., None]
@@ -194,7 +194,7 @@ def test_regions_of_unlabelled_scans_are_found_where_the_stage_sees_regions(
     def names(*settings: str, **values: Any) -> list[str]:
         return [p.name for p in _trainer(make_task("locate_fine", **values), *settings).phases()]
 
-    assert names(unlabelled=("un_x",)) == ["locate", REGIONS_NAME, NAME, "fine"]
+    assert names(unlabelled=("un_x",)) == ["locate", REGIONS_PHASE, NAME, "fine"]
     assert names("priors=true") == ["locate", NAME, "fine"]
     assert names("priors=false", unlabelled=("un_x",)) == ["locate", "fine"]
     assert names() == ["locate", "fine"]
@@ -349,7 +349,7 @@ def test_held_out_cases_and_labels_of_no_use_are_never_opened(
     cases = {name.split("/")[1].split(".")[0] for name in opened}
     assert cases == {"case_a", "case_b", "un_x"}
     assert not [name for name in opened if "un_x" in name and "labels" in name]
-    (boxes,) = read_regions(task.fold_folder / REGIONS_NAME).items()
+    (boxes,) = read_regions(task.fold_folder / REGIONS_PHASE).items()
     assert boxes[0] == "un_x.0"
 
 
@@ -383,7 +383,7 @@ def test_stopped_while_it_segments_it_goes_on_there_and_ends_the_same(
     assert not (folder / last / WEIGHTS).exists()
     # nothing before is done again: it could not be, without the stores of its cases
     before = {p: p.stat().st_mtime_ns for p in folder.glob(f"*/{WEIGHTS}")}
-    before |= {p: p.stat().st_mtime_ns for p in folder.glob(f"{REGIONS_NAME}/*")}
+    before |= {p: p.stat().st_mtime_ns for p in folder.glob(f"{REGIONS_PHASE}/*")}
     assert (folder / NAME / WEIGHTS) in before
     for path in task.stores.glob("*/un_x.*"):
         path.unlink()

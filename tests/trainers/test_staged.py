@@ -83,7 +83,9 @@ def test_the_patch_size_asked_for_is_the_last_stages(make_task: Make, configurat
     source = phase.training_batches(task)
     assert isinstance(source, PatchSource)
     assert source.patch == (8, 16, 12)
-    assert phase._held_out(task).patch == (8, 16, 12)
+    held_out = phase.held_out_batches(task)
+    assert isinstance(held_out, PatchSource)
+    assert held_out.patch == (8, 16, 12)
     assert trainer.segmenter().arguments["patch_sizes"] == {last.name: [8, 16, 12]}
 
 

@@ -19,14 +19,16 @@ from renalplan.plan import NetworkSpec, StagePlan
 from renalplan.store import ItemArrays, StoredCase, open_items, write_case, write_item
 from renalplan.trainers import unlabelled
 from renalplan.trainers.augmentation import AugmentationSettings
-from renalplan.trainers.autoencoder import (
-    REGIONS_NAME,
-    AutoencoderSettings,
-    DenoisingAutoencoder,
-)
+from renalplan.trainers.autoencoder import AutoencoderSettings, DenoisingAutoencoder
 from renalplan.trainers.phase import save_weights
 from renalplan.trainers.task import TrainingTask
-from renalplan.trainers.unlabelled import REGIONS, ImageSource, find_regions, read_regions
+from renalplan.trainers.unlabelled import (
+    REGIONS,
+    REGIONS_PHASE,
+    ImageSource,
+    find_regions,
+    read_regions,
+)
 
 Make = Callable[..., TrainingTask]
 Add = Callable[..., None]
@@ -283,7 +285,7 @@ def located(make_task: Make, add_unlabelled: Add, monkeypatch: pytest.MonkeyPatc
 
 
 def _find(task: TrainingTask) -> dict[str, tuple[Box, ...]]:
-    folder = task.fold_folder / REGIONS_NAME
+    folder = task.fold_folder / REGIONS_PHASE
     folder.mkdir(parents=True, exist_ok=True)
     find_regions(task, task.stages[1], UNUSED, folder)
     assert (folder / REGIONS).is_file()
@@ -361,7 +363,7 @@ def test_a_trained_network_says_where(
 
     torch.manual_seed(0)
     save_weights(task.fold_folder / "locate" / WEIGHTS, build_network(network, "test"))
-    folder = task.fold_folder / REGIONS_NAME
+    folder = task.fold_folder / REGIONS_PHASE
     folder.mkdir()
     find_regions(task, task.stages[1], network, folder)
     (boxes,) = read_regions(folder).values()
