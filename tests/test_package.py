@@ -84,7 +84,7 @@ def test_the_wheel_is_one_package_with_types_licence_and_commands(wheel: Path) -
     assert dict(points["console_scripts"]) == wanted
     assert dict(points["renalplan.trainers"]) == {
         name: f"renalplan.trainers.{name.lower()}:{name}"
-        for name in ("UNet", "DenseBiasNet", "SCUNet", "BiSCUNet")
+        for name in ("UNet", "DenseBiasNet", "SCUNet", "BiSCUNet", "CPNet", "PANet")
     }
     assert "Requires-Python: >=3.11" in metadata
     assert "License-Expression: Apache-2.0" in metadata or "License: Apache-2.0" in metadata
