@@ -35,7 +35,7 @@ TRAINERS = {
     "SCUNet": "renalplan.trainers.scunet",
     "BiSCUNet": "renalplan.trainers.biscunet",
     "CPNet": "renalplan.trainers.cpnet",
-    "PANet": "renalplan.trainers.cpnet",
+    "PANet": "renalplan.trainers.panet",
 }
 
 setup(

@@ -253,22 +253,3 @@ class CPNet(StagedTrainer):
             "features": FEATURES,
             "decoding": self.settings.fdfe,
         }
-
-
-class PANetSettings(CPNetSettings):
-    """[PANet]'s choices: an encoder alone, hard labels in the alignment, no unlabelled scans."""
-
-    fdfe: bool = Field(default=False, description="true adds CPNet's fine decoding")
-    bwsm: Literal["auto", "true", "false"] = Field(
-        default="false", description="pseudo labels of unlabelled scans, as in CPNet"
-    )
-    reverse: Reverse = Field(
-        default="hard", description="what the query gives back in the alignment"
-    )
-
-
-class PANet(CPNet):
-    """Prototypes with alignment regularisation: what [CPNet] started from and compares with."""
-
-    Settings: ClassVar[type[TrainerSettings]] = PANetSettings
-    settings: PANetSettings
