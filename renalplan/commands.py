@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from renalplan.errors import RenalplanError, UsageError
 
+SIGPIPE_STATUS = 141  # what a shell reports of a command whose reader went away
 Main = Callable[[list[str] | None], int]
 
 
@@ -24,7 +26,12 @@ def command(function: Main) -> Main:
         name = f"renalplan_{function.__name__}"
         try:
             with _logging_to_stderr():
-                return function(arguments)
+                status = function(arguments)
+                sys.stdout.flush()  # here, where a reader that has gone away can be noticed
+                return status
+        except BrokenPipeError:  # `renalplan_train --help-trainer UNet | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return SIGPIPE_STATUS
         except RenalplanError as problem:
             _say(f"{name}: {problem}")
             return problem.exit_status

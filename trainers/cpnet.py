@@ -19,6 +19,7 @@ from renalplan.plan import NetworkSpec, StagePlan
 from renalplan.trainers.bayes import Compartments
 from renalplan.trainers.cycle import Reverse
 from renalplan.trainers.episodic import EpisodicStage, PrototypePhase
+from renalplan.trainers.losses import LossSettings
 from renalplan.trainers.phase import ComputePhase, Phase
 from renalplan.trainers.pseudo_labels import PhasePrior, make_pseudo_labels
 from renalplan.trainers.settings import TrainerSettings
@@ -57,6 +58,7 @@ class CPNetSettings(SupervisedSettings):
     foreground_share: float = Field(
         default=1.0, ge=0, le=1, description="share of query patches that must hold foreground"
     )
+    loss: LossSettings = LossSettings(name="ce")
     fdfe: bool = Field(
         default=True, description="false leaves out the fine decoding: features of the encoder"
     )
@@ -147,6 +149,11 @@ class CPNet(StagedTrainer):
             )
         if self.settings.bwsm == "true" and self.obstacle is not None:
             raise UsageError(f"--set bwsm=true: {self.obstacle}.")
+        if self.settings.loss.name == "dice_ce":
+            raise UsageError(
+                f"{type(self).__name__} compares voxel by voxel: --set loss.name=ce, the paper's, "
+                "or another than dice_ce."
+            )
         largest = 1 - 1 / scheme.heads
         if self.settings.omega > largest:
             raise UsageError(

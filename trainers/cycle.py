@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from renalplan.geometry import Shape
 from renalplan.labels import LabelScheme
 from renalplan.networks.prototypes import SCALE, cosine_classify, enlarge, masked_average_pooling
-from renalplan.trainers.losses import CrossEntropy, TargetEncoder
+from renalplan.trainers.losses import CrossEntropy, TargetEncoder, VoxelLoss
 
 SMALLEST_SHARE = 1e-3  # of the query: a class predicted on less has no prototype worth the name
 NEVER = -1e4  # a logit whose softmax is 0, finite so that 0 times its logarithm is 0
@@ -31,7 +31,7 @@ class CycleLoss(nn.Module):
     is the mean over the supports of what lies around their foreground; the query is classified by
     cosine similarity and compared with its (pseudo) labels. Reverse: the query's prediction pools
     prototypes of its own, by which the supports are classified and compared with their labels.
-    Both comparisons are voxel-wise cross-entropy.
+    Both comparisons are voxel-wise cross-entropy, as in the paper, or another voxel-wise loss.
 
     Attributes:
         scheme: What the labels mean; K structures, so K + 1 classes.
@@ -39,6 +39,7 @@ class CycleLoss(nn.Module):
         theta: Weight of the query's loss.
         reverse: `soft` pools with the query's probabilities, which lets gradients pass [CPNet];
             `hard` with its decisions [PANet].
+        compare: The loss of both.
         scale: See `cosine_classify`.
     """
 
@@ -49,11 +50,12 @@ class CycleLoss(nn.Module):
         *,
         theta: float = 1.0,
         reverse: Reverse = "soft",
+        loss: VoxelLoss | None = None,
         scale: float = SCALE,
     ) -> None:
         super().__init__()
         self.encoder = TargetEncoder(scheme)
-        self.cross_entropy = CrossEntropy()
+        self.compare = loss or CrossEntropy()
         self.margin = margin
         self.theta = theta
         self.reverse = reverse
@@ -67,7 +69,7 @@ class CycleLoss(nn.Module):
         target, known = self.encoder(episode["support_labels"])
         prototypes = self.prototypes(support_features, target, known)
         logits = self._classify(query_features, prototypes, episode["image"])
-        query_loss = self.cross_entropy(logits, *self.encoder(episode["labels"]))
+        query_loss = self.compare(logits, *self.encoder(episode["labels"]))
         reverse_losses = [
             self._reverse(features_of, logits_of, support_features, target, known)
             for features_of, logits_of in zip(query_features, logits, strict=True)
@@ -113,7 +115,7 @@ class CycleLoss(nn.Module):
         classified = classified.masked_fill(~present.view(1, -1, 1, 1, 1), NEVER)
         # what has no prototype in the query cannot be found again: its voxels are left out
         counted = (target * present.view(1, -1, 1, 1, 1)).sum(1, keepdim=True)
-        loss: Tensor = self.cross_entropy(
+        loss: Tensor = self.compare(
             classified, target, counted if known is None else counted * known
         )
         return loss

@@ -62,7 +62,7 @@ class SupportSource:
             item = _another(self._holding(name), taken, generator)
             places = item.places[name]
             voxel = places[generator.integers(len(places))]
-            return self.patches.read(item, self.patches.corner(item, voxel, generator))
+            return self.patches.sample(item, self.patches.corner(item, voxel, generator))
 
     def _holding(self, name: str) -> tuple[ItemArrays, ...]:
         return tuple(item for item in self.patches.items if item.item.structures.get(name))
@@ -100,7 +100,7 @@ class EpisodeSource:
             item = _another(source.items, taken, generator)
             forced = bool(generator.random() < source.foreground_share)
             voxel = source.voxel(item, generator, forced)
-            return source.read(item, source.corner(item, voxel, generator))
+            return source.sample(item, source.corner(item, voxel, generator))
 
 
 def _another(items: tuple[ItemArrays, ...], taken: set[str], generator: Generator) -> ItemArrays:

@@ -12,15 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from renalplan.geometry import Spacing, margin_voxels
+from renalplan.geometry import Shape, Spacing, margin_voxels
 from renalplan.inference.segmenter import choose_device
-from renalplan.labels import LabelScheme
 from renalplan.model_folder import WEIGHTS
 from renalplan.networks.prototypes import PrototypeNetwork
 from renalplan.plan import NetworkSpec, StagePlan
 from renalplan.trainers.augmentation import AugmentationSettings
 from renalplan.trainers.cycle import CycleLoss, Reverse
 from renalplan.trainers.episodes import EpisodeSource, SupportSource
+from renalplan.trainers.losses import build_voxel_loss
 from renalplan.trainers.phase import NetworkPhase, save_weights
 from renalplan.trainers.relabelled import relabelled
 from renalplan.trainers.sampling import BatchSource
@@ -65,7 +65,13 @@ class EpisodicStage(SupervisedStage):
         self.fold_folder = task.fold_folder
         scheme = task.scheme_of(self.stage)
         spacing = task.stage_spacing(self.stage)
-        self.cycle = make_cycle(scheme, spacing, theta=self.theta, reverse=self.reverse)
+        self.cycle = CycleLoss(
+            scheme,
+            around(spacing),
+            theta=self.theta,
+            reverse=self.reverse,
+            loss=build_voxel_loss(self.settings.loss),
+        )
 
     def initialise(self, network: nn.Module) -> None:
         """See `TrainedNetwork.initialise`."""
@@ -144,7 +150,7 @@ class PrototypePhase(NetworkPhase):
     def pool(self, extractor: nn.Module, task: TrainingTask, device: torch.device) -> Tensor:
         """(draws, classes, F) prototypes of the fold's training cases."""
         scheme = task.scheme_of(self.stage)
-        cycle = make_cycle(scheme, task.stage_spacing(self.stage)).to(device)
+        cycle = CycleLoss(scheme, around(task.stage_spacing(self.stage))).to(device)
         recipe = Recipe(batch_size=1, augmentation=AugmentationSettings(enabled=False))
         stage = SupervisedStage(self.name, self.stage, self.network, recipe, VALIDATION_SEED)
         patches = stage.plain_patches(task, task.training_items(self.stage))
@@ -157,19 +163,9 @@ class PrototypePhase(NetworkPhase):
         return torch.stack(found)
 
 
-def make_cycle(
-    scheme: LabelScheme, spacing: Spacing, *, theta: float = 1.0, reverse: Reverse = "soft"
-) -> CycleLoss:
-    """The loss with background pooled within `AROUND_MM` of the foreground.
-
-    Args:
-        scheme: What the labels mean.
-        spacing: mm along the plan's axes.
-        theta: Weight of the query's loss.
-        reverse: See `CycleLoss`.
-    """
-    margin = margin_voxels(AROUND_MM, spacing)
-    return CycleLoss(scheme, margin, theta=theta, reverse=reverse)
+def around(spacing: Spacing) -> Shape:
+    """How far around foreground background is pooled, voxels for mm along the plan's axes."""
+    return margin_voxels(AROUND_MM, spacing)
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:

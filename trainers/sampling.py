@@ -89,19 +89,24 @@ class PatchSource:
     def _sample(self, step: int, place: int) -> Sample:
         forced = self._is_forced(step, place)
         with seeded(self.seed, step, place) as generator:
-            return self.read(*self.draw(generator, forced))
+            return self.sample(*self.draw(generator, forced))
 
-    def read(self, item: ItemArrays, corner: tuple[int, ...]) -> Sample:
-        """One augmented sample, inside a `seeded` block."""
-        start, size = with_margin(corner, self.patch, self.margin)
-        image, labels = item.patch(start, size)
-        if self.extra is not None:
-            labels = np.concatenate([labels, self.extra(item, start, size)])
+    def sample(self, item: ItemArrays, corner: tuple[int, ...]) -> Sample:
+        """The augmented patch there; call it in a `seeded` block."""
+        image, labels = self.read(item, corner)
         sample: Sample = {
             "image": torch.from_numpy(image),
             "segmentation": torch.from_numpy(labels.astype(np.int16)),
         }
         return self.transform(**sample) if self.transform else sample
+
+    def read(self, item: ItemArrays, corner: tuple[int, ...]) -> tuple[NDArray, NDArray]:
+        """Image (C, …) float32 and labels (channels, …) of the patch there, with its margin."""
+        start, size = with_margin(corner, self.patch, self.margin)
+        image, labels = item.patch(start, size)
+        if self.extra is not None:
+            labels = np.concatenate([labels, self.extra(item, start, size)])
+        return image, labels
 
     def _is_forced(self, step: int, place: int) -> bool:
         share = self.foreground_share

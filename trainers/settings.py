@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 
 from renalplan.errors import UsageError
 from renalplan.files import Record
@@ -90,5 +91,14 @@ def flat_settings(settings: BaseModel, prefix: str = "") -> dict[str, tuple[Any,
         if isinstance(value, BaseModel):
             found |= flat_settings(value, f"{prefix}{name}.")
         else:
-            found[f"{prefix}{name}"] = (value, field.description or "")
+            found[f"{prefix}{name}"] = (value, _explained(field))
     return found
+
+
+def _explained(field: FieldInfo) -> str:
+    """A setting's description, after the words it can be if those are few."""
+    text = field.description or ""
+    if get_origin(field.annotation) is not Literal:
+        return text
+    choices = " | ".join(map(str, get_args(field.annotation)))
+    return f"{choices}; {text}" if text else choices

@@ -13,7 +13,11 @@ from renalplan.files import Record
 from renalplan.labels import LabelScheme
 from renalplan.plan import NetworkSpec, StagePlan
 from renalplan.store import ItemArrays
-from renalplan.trainers.augmentation import AugmentationSettings, build_augmentation
+from renalplan.trainers.augmentation import (
+    Augmentation,
+    AugmentationSettings,
+    build_augmentation,
+)
 from renalplan.trainers.cascade import PreviousLabels
 from renalplan.trainers.losses import (
     DeepSupervision,
@@ -134,13 +138,32 @@ class SupervisedStage(TrainedNetwork):
 
     def patches(self, task: TrainingTask, items: tuple[ItemArrays, ...]) -> PatchSource:
         """Augmented patches of these items."""
-        augmentation = build_augmentation(
+        augmentation = self.augmentation(task, self.settings.augmentation)
+        return self.source(task, items, augmentation, self.seed)
+
+    def plain_patches(self, task: TrainingTask, items: tuple[ItemArrays, ...]) -> PatchSource:
+        """Patches of these items that are not augmented, to look at."""
+        plain = self.augmentation(task, AugmentationSettings(enabled=False))
+        return self.source(task, items, plain, VALIDATION_SEED)
+
+    def augmentation(self, task: TrainingTask, settings: AugmentationSettings) -> Augmentation:
+        """How patches are varied."""
+        return build_augmentation(
             self.stage.patch_size,
             task.scheme,
-            self.settings.augmentation,
+            settings,
             left_right_axis=task.plan.left_right_axis,
             cascade=self.stage.previous_as_channels,
         )
+
+    def source(
+        self,
+        task: TrainingTask,
+        items: tuple[ItemArrays, ...],
+        augmentation: Augmentation,
+        seed: int,
+    ) -> PatchSource:
+        """Patches of these items."""
         return PatchSource(
             items=items,
             patch=self.stage.patch_size,
@@ -148,7 +171,7 @@ class SupervisedStage(TrainedNetwork):
             batch_size=self.settings.batch_size or self.stage.batch_size,
             foreground_share=self.settings.foreground_share,
             transform=augmentation.transform,
-            seed=self.seed,
+            seed=seed,
             extra=self._previous(task),
         )
 
@@ -202,26 +225,6 @@ class SupervisedStage(TrainedNetwork):
     def held_out_batches(self, task: TrainingTask) -> BatchSource:
         """Where `validate` takes its batches from: held-out cases, not augmented."""
         return self.plain_patches(task, task.held_out_items(self.stage))
-
-    def plain_patches(self, task: TrainingTask, items: tuple[ItemArrays, ...]) -> PatchSource:
-        """Patches that are not augmented."""
-        plain = build_augmentation(
-            self.stage.patch_size,
-            task.scheme,
-            AugmentationSettings(enabled=False),
-            left_right_axis=task.plan.left_right_axis,
-            cascade=self.stage.previous_as_channels,
-        )
-        return PatchSource(
-            items=items,
-            patch=self.stage.patch_size,
-            margin=(0, 0, 0),
-            batch_size=self.settings.batch_size or self.stage.batch_size,
-            foreground_share=self.settings.foreground_share,
-            transform=plain.transform,
-            seed=VALIDATION_SEED,
-            extra=self._previous(task),
-        )
 
     def _previous(self, task: TrainingTask) -> PreviousLabels | None:
         if not self.stage.previous_as_channels:

@@ -76,6 +76,18 @@ def test_a_trainers_settings_are_listed_with_their_values(run: Run) -> None:
     assert ran.out.startswith("UNet: ")
     for setting in ("  epochs=1000", "  iterations=250", "  seed=0  (decides every random draw)"):
         assert f"{setting}" in ran.out
+    assert "  optimizer=sgd  (sgd | adam | adamw; " in ran.out
+
+
+def test_a_reader_that_goes_away_gets_no_traceback() -> None:
+    code = "from renalplan.cli import train; raise SystemExit(train(['--help-trainer', 'UNet']))"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert child.stdout is not None
+    child.stdout.close()
+    _, said = child.communicate()
+    assert (child.returncode, said) == (141, b"")
 
 
 def test_settings_given_in_two_places_all_count(here: Path, run: Run) -> None:
