@@ -29,7 +29,7 @@ from renalplan.images import ENDINGS, Volume, image_ending, read_channels, write
 from renalplan.imports import load_class
 from renalplan.inference.fields import MeanField, ProbabilityField
 from renalplan.inference.segmenter import InferenceOptions, Segmenter
-from renalplan.model_folder import ModelFolder
+from renalplan.model_folder import WEIGHTS, ModelFolder
 
 REPORT = "predict_report.json"
 log = logging.getLogger(__name__)
@@ -225,7 +225,8 @@ class Predictor:
             weights = [
                 (str(p.relative_to(member.model.path)), content_hash(p))
                 for fold in member.folds
-                for p in sorted(member.model.fold_folder(fold).glob("*/*.safetensors"))
+                for phase in member.phases
+                if (p := member.model.fold_folder(fold) / phase / WEIGHTS).is_file()
             ]
             options = member.options
             parts.append([weights, member.folds, options.step, options.tta])

@@ -83,6 +83,11 @@ class Segmenter(ABC):
         self.folds = folds
         self.options = options
 
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """Phases whose networks it predicts with: what a model must have with it."""
+        return tuple(self.model.record.networks)
+
     def load(self) -> None:
         """Load what it needs now, so that a damaged model is not the first scan's failure.
 

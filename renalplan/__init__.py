@@ -14,6 +14,8 @@ _PUBLIC = {
     "plan_and_preprocess": "renalplan.planning",
     "train": "renalplan.training",
     "predict": "renalplan.predicting",
+    "export_model": "renalplan.sharing",
+    "install_model": "renalplan.sharing",
     "evaluate_folders": "renalplan.evaluation.evaluate",
     "make_phantom_dataset": "renalplan.phantom",
     "Predictor": "renalplan.inference.predictor",

@@ -26,6 +26,7 @@ COMMAND_MODULES = (
     "plan_files.py",
     "training.py",
     "predicting.py",
+    "sharing.py",
 )  # see every room
 LINES, FUNCTION_LINES = 400, 80
 

@@ -56,6 +56,11 @@ class StagedSegmenter(Segmenter):
             for stage, phase in self.stages.items()
         }
 
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """See `Segmenter.phases`."""
+        return tuple(self.stages.values())
+
     def load(self) -> None:
         """See `Segmenter.load`."""
         _ = self.networks

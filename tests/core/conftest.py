@@ -11,10 +11,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 
+from renalplan.dataset import DatasetDescription
+from renalplan.files import write_json
 from renalplan.geometry import Grid
 from renalplan.images import write_file_array
+from renalplan.model_folder import (
+    FINISHED,
+    WEIGHTS,
+    Finished,
+    ModelFolder,
+    SegmenterSpec,
+    TrainerRecord,
+    build_network,
+)
 from renalplan.plan import ChannelPlan, Intensities, NetworkSpec, Plan, StagePlan
 
 HU = Intensities(
@@ -184,4 +197,36 @@ def bomb(tmp_path: Path) -> Bomb:
     pickle.loads(pickle.dumps(found))
     assert found.marker.exists(), "the bomb must work, or the tests with it prove nothing"
     found.marker.unlink()
+    return found
+
+
+# 1 x 2 x 1 x 1 x 1 = 2 weights and 2 biases, and as many again of the norm
+SMALL = NetworkSpec(
+    factory="renalplan.networks.unet:ConvNorm",
+    arguments={"inputs": 1, "outputs": 2, "kernel": [1, 1, 1]},
+)
+
+
+@pytest.fixture
+def model(
+    tmp_path: Path, make_plan: Callable[..., Plan], make_description: Callable[..., dict]
+) -> ModelFolder:
+    """A model of one phase with two finished folds and one that is being trained."""
+    record = TrainerRecord(
+        trainer="UNet",
+        configuration="all",
+        settings={"epochs": 1},
+        networks={"segmentation": SMALL},
+        segmenter=SegmenterSpec(),
+    )
+    description = DatasetDescription.model_validate(make_description(licence="none"))
+    found = ModelFolder.create(tmp_path / "model", make_plan(), description, record)
+    torch.manual_seed(0)
+    for fold in ("0", "10", "2"):
+        weights = found.fold_folder(fold) / "segmentation" / WEIGHTS
+        weights.parent.mkdir(parents=True)
+        save_file(build_network(SMALL, "test").state_dict(), weights)
+        if fold != "2":
+            finished = Finished(phases=("segmentation",), seconds=1.5)
+            write_json(found.fold_folder(fold) / FINISHED, finished)
     return found

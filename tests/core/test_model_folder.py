@@ -1,6 +1,5 @@
 import json
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from renalplan.dataset import DatasetDescription
 from renalplan.errors import ModelError
 from renalplan.files import write_json
 from renalplan.model_folder import (
@@ -16,42 +14,9 @@ from renalplan.model_folder import (
     WEIGHTS,
     Finished,
     ModelFolder,
-    SegmenterSpec,
-    TrainerRecord,
     build_network,
 )
-from renalplan.plan import NetworkSpec, Plan
-
-# 1 x 2 x 1 x 1 x 1 = 2 weights and 2 biases, and as many again of the norm
-SMALL = NetworkSpec(
-    factory="renalplan.networks.unet:ConvNorm",
-    arguments={"inputs": 1, "outputs": 2, "kernel": [1, 1, 1]},
-)
-
-
-@pytest.fixture
-def model(
-    tmp_path: Path, make_plan: Callable[..., Plan], make_description: Callable[..., dict]
-) -> ModelFolder:
-    """A model of one phase with two finished folds and one that is being trained."""
-    record = TrainerRecord(
-        trainer="UNet",
-        configuration="all",
-        settings={"epochs": 1},
-        networks={"segmentation": SMALL},
-        segmenter=SegmenterSpec(),
-    )
-    description = DatasetDescription.model_validate(make_description(licence="none"))
-    found = ModelFolder.create(tmp_path / "model", make_plan(), description, record)
-    torch.manual_seed(0)
-    for fold in ("0", "10", "2"):
-        weights = found.fold_folder(fold) / "segmentation" / WEIGHTS
-        weights.parent.mkdir(parents=True)
-        save_file(build_network(SMALL, "test").state_dict(), weights)
-        if fold != "2":
-            finished = Finished(phases=("segmentation",), seconds=1.5)
-            write_json(found.fold_folder(fold) / FINISHED, finished)
-    return found
+from renalplan.plan import NetworkSpec
 
 
 def weights_of(model: ModelFolder) -> Path:
@@ -142,7 +107,8 @@ def test_damaged_weights_are_refused(model: ModelFolder, part: int) -> None:
 
 
 def test_weights_of_another_network_are_refused(model: ModelFolder) -> None:
-    other = SMALL.model_copy(update={"arguments": SMALL.arguments | {"outputs": 3}})
+    small = model.record.networks["segmentation"]
+    other = small.model_copy(update={"arguments": small.arguments | {"outputs": 3}})
     save_file(build_network(other, "test").state_dict(), weights_of(model))
     with pytest.raises(ModelError, match=r"model.safetensors does not fit its network: .*size"):
         model.load_network("segmentation", "0")

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from renalplan.normalisation import normalise, rescalings
+from renalplan.normalisation import hounsfield, normalise, rescalings
 from renalplan.plan import ChannelPlan, Intensities, Plan
 from renalplan.preprocessing import prepare_image
 
@@ -76,3 +76,27 @@ def test_a_cut_out_box_is_scaled_as_the_whole_is(
     box = ((2, 6), (3, 9), (1, 5))
     part = prepare_image(image, box, (1.0, 1.0, 1.0), plan, plan.stages[0], rules)
     np.testing.assert_array_equal(part, normalise(image, rules)[:, 2:6, 3:9, 1:5])
+
+
+def test_hounsfield_units_come_back_as_far_as_they_were_not_clipped(
+    channel: Callable[..., ChannelPlan],
+) -> None:
+    stored = normalise(IMAGE, rescalings(IMAGE, (channel("ct"),)))
+    found = hounsfield(stored[0], channel("ct"))
+    np.testing.assert_allclose(found, np.clip(IMAGE[0], -60, 300), atol=1e-4)
+    assert found.dtype == np.float32
+
+
+def test_hounsfield_units_of_a_constant_training_set_are_its_mean(intensities: Intensities) -> None:
+    flat = intensities.model_copy(update={"std": 0.0})
+    plan = ChannelPlan(name="CT", normalisation="ct", intensities=flat)
+    found = hounsfield(np.zeros((2, 2, 2), np.float32), plan)
+    np.testing.assert_array_equal(found, 100)
+
+
+@pytest.mark.parametrize("kind", ["zscore", "rescale_to_0_1", "rgb_to_0_1", "none"])
+def test_other_rules_know_no_hounsfield_units(
+    channel: Callable[..., ChannelPlan], kind: str
+) -> None:
+    with pytest.raises(ValueError, match=f"CT is normalised by {kind}, HU are not known"):
+        hounsfield(IMAGE[0], channel(kind))
