@@ -87,29 +87,34 @@ class PatchSource:
         }
 
     def _sample(self, step: int, place: int) -> Sample:
-        forced = self._is_forced(step, place)
+        wanted = self.wanted(step, place)
         with seeded(self.seed, step, place) as generator:
-            item, corner = self.draw(generator, forced)
-            start, size = with_margin(corner, self.patch, self.margin)
-            image, labels = item.patch(start, size)
-            if self.extra is not None:
-                labels = np.concatenate([labels, self.extra(item, start, size)])
+            image, labels = self.read(*self.draw(generator, wanted))
             sample: Sample = {
                 "image": torch.from_numpy(image),
                 "segmentation": torch.from_numpy(labels.astype(np.int16)),
             }
             return self.transform(**sample) if self.transform else sample
 
-    def _is_forced(self, step: int, place: int) -> bool:
+    def wanted(self, step: int, place: int) -> int:
+        """What a sample must hold: 0 anything, 1 foreground. A subclass may tell more apart."""
         share = self.foreground_share
         if self.batch_size == 1:
             return int((step + 1) * share) > int(step * share)
         return place >= round(self.batch_size * (1 - share))
 
-    def draw(self, generator: Generator, forced: bool) -> tuple[ItemArrays, tuple[int, ...]]:
+    def draw(self, generator: Generator, wanted: int) -> tuple[ItemArrays, tuple[int, ...]]:
         """An item and the corner of a patch in it."""
         item = draw_item(self.items, generator)
-        return item, self.corner(item, self._voxel(item, generator, forced), generator)
+        return item, self.corner(item, self._voxel(item, generator, bool(wanted)), generator)
+
+    def read(self, item: ItemArrays, corner: tuple[int, ...]) -> tuple[NDArray, NDArray]:
+        """Image (C, …) float32 and labels (channels, …) of the patch there, with its margin."""
+        start, size = with_margin(corner, self.patch, self.margin)
+        image, labels = item.patch(start, size)
+        if self.extra is not None:
+            labels = np.concatenate([labels, self.extra(item, start, size)])
+        return image, labels
 
     def corner(
         self, item: ItemArrays, voxel: NDArray[np.int32] | None, generator: Generator

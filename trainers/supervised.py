@@ -12,7 +12,12 @@ from torch import Tensor, nn
 from renalplan.files import Record
 from renalplan.labels import LabelScheme
 from renalplan.plan import NetworkSpec, StagePlan
-from renalplan.trainers.augmentation import AugmentationSettings, build_augmentation
+from renalplan.store import ItemArrays
+from renalplan.trainers.augmentation import (
+    Augmentation,
+    AugmentationSettings,
+    build_augmentation,
+)
 from renalplan.trainers.cascade import PreviousLabels
 from renalplan.trainers.losses import (
     DeepSupervision,
@@ -115,7 +120,11 @@ class SupervisedStage(TrainedNetwork):
 
     def prepare(self, task: TrainingTask) -> None:
         """Build the loss for this task's labels."""
-        self.criterion: nn.Module = DeepSupervision(self.criterion_for(task.scheme_of(self.stage)))
+        self.criterion: nn.Module = DeepSupervision(self.criterion_for(self.scheme(task)))
+
+    def scheme(self, task: TrainingTask) -> LabelScheme:
+        """What the batches' label values mean: by default the stage's labels."""
+        return task.scheme_of(self.stage)
 
     def criterion_for(self, scheme: LabelScheme) -> nn.Module:
         """The loss of logits (B, heads, Z, Y, X) and labels (B, 1, Z, Y, X) at one resolution."""
@@ -128,21 +137,36 @@ class SupervisedStage(TrainedNetwork):
 
     def training_batches(self, task: TrainingTask) -> BatchSource:
         """See `TrainedNetwork.training_batches`."""
-        augmentation = build_augmentation(
+        items = task.training_items(self.stage)
+        augmentation = self.augmentation(task, self.settings.augmentation)
+        return self.source(task, items, augmentation, self.seed)
+
+    def augmentation(self, task: TrainingTask, settings: AugmentationSettings) -> Augmentation:
+        """How patches are varied."""
+        return build_augmentation(
             self.stage.patch_size,
             task.scheme,
-            self.settings.augmentation,
+            settings,
             left_right_axis=task.plan.left_right_axis,
             cascade=self.stage.previous_as_channels,
         )
+
+    def source(
+        self,
+        task: TrainingTask,
+        items: tuple[ItemArrays, ...],
+        augmentation: Augmentation,
+        seed: int,
+    ) -> PatchSource:
+        """Patches of these items, for training or for looking at held-out ones."""
         return PatchSource(
-            items=task.training_items(self.stage),
+            items=items,
             patch=self.stage.patch_size,
             margin=augmentation.margin,
             batch_size=self.settings.batch_size or self.stage.batch_size,
             foreground_share=self.settings.foreground_share,
             transform=augmentation.transform,
-            seed=self.seed,
+            seed=seed,
             extra=self._previous(task),
         )
 
@@ -176,7 +200,7 @@ class SupervisedStage(TrainedNetwork):
         """Pseudo Dice: pooled over held-out patches, quick to have and no replacement for whole cases."""
         if not self.settings.validation_iterations or not task.fold.val:
             return {}
-        scheme = task.scheme_of(self.stage)
+        scheme = self.scheme(task)
         source = self._held_out(task)
         encoder = TargetEncoder(scheme).to(device)
         counts = torch.zeros((3, len(scheme.foreground)), dtype=torch.float64, device=device)
@@ -188,23 +212,9 @@ class SupervisedStage(TrainedNetwork):
         return {f"dice_{name}": float(d) for name, d in zip(scheme.foreground, dice, strict=True)}
 
     def _held_out(self, task: TrainingTask) -> PatchSource:
-        plain = build_augmentation(
-            self.stage.patch_size,
-            task.scheme,
-            AugmentationSettings(enabled=False),
-            left_right_axis=task.plan.left_right_axis,
-            cascade=self.stage.previous_as_channels,
-        )
-        return PatchSource(
-            items=task.held_out_items(self.stage),
-            patch=self.stage.patch_size,
-            margin=(0, 0, 0),
-            batch_size=self.settings.batch_size or self.stage.batch_size,
-            foreground_share=self.settings.foreground_share,
-            transform=plain.transform,
-            seed=VALIDATION_SEED,
-            extra=self._previous(task),
-        )
+        plain = self.augmentation(task, AugmentationSettings(enabled=False))
+        items = task.held_out_items(self.stage)
+        return self.source(task, items, plain, VALIDATION_SEED)
 
     def _previous(self, task: TrainingTask) -> PreviousLabels | None:
         if not self.stage.previous_as_channels:

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from renalplan.networks.autoencoder import Autoencoder, Encoder
     from renalplan.networks.densebiasnet import DenseBiasNet
+    from renalplan.networks.longskip import LongSkipFCN
     from renalplan.networks.scunet import SCUNet
     from renalplan.networks.unet import UNet
 
-__all__ = ["Autoencoder", "DenseBiasNet", "Encoder", "SCUNet", "UNet"]
+__all__ = ["Autoencoder", "DenseBiasNet", "Encoder", "LongSkipFCN", "SCUNet", "UNet"]
 
 _HOMES = {
     "Autoencoder": "renalplan.networks.autoencoder",
     "DenseBiasNet": "renalplan.networks.densebiasnet",
     "Encoder": "renalplan.networks.autoencoder",
+    "LongSkipFCN": "renalplan.networks.longskip",
     "SCUNet": "renalplan.networks.scunet",
     "UNet": "renalplan.networks.unet",
 }
