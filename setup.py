@@ -34,6 +34,7 @@ TRAINERS = {
     "DenseBiasNet": "renalplan.trainers.densebiasnet",
     "SCUNet": "renalplan.trainers.scunet",
     "BiSCUNet": "renalplan.trainers.biscunet",
+    "CoarseToFine": "renalplan.trainers.coarse_to_fine",
 }
 
 setup(

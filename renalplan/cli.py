@@ -58,7 +58,8 @@ def plan_and_preprocess(arguments: list[str] | None = None) -> int:
     add_task(parser)
     add_workers(parser, "processes (default: one a core; 0: this one)")
     parser.add_argument(
-        "--planner", help="renal (default), nnunet, resenc_m, resenc_l, resenc_xl, bisc, coarse_to_fine"
+        "--planner",
+        help="renal (default), nnunet, resenc_m, resenc_l, resenc_xl, bisc, coarse_to_fine",
     )
     parser.add_argument("--gpu_memory", type=float, metavar="GB", help="memory target of training")
     parser.add_argument(
@@ -123,7 +124,7 @@ def _print_plan(planned: Planned) -> None:
         print(f"  warning: {warning}")
     state = f"{planned.stored} cases preprocessed" if planned.stored else "everything is up to date"
     choice = f" --plan {plan.name}" if len(plan_names(planned.folder.parent)) > 1 else ""
-    trainer = "BiSCUNet" if plan.planner == "bisc" else "UNet"
+    trainer = {"bisc": "BiSCUNet", "coarse_to_fine": "CoarseToFine"}.get(plan.planner, "UNet")
     print(f"{state}. Next: renalplan_train {plan.dataset} 0 {trainer}{choice}")
 
 

@@ -72,6 +72,22 @@ def separate_kidneys(
     return [piece for piece in pieces if piece.ml >= LEAST_ML]
 
 
+def is_better(
+    corrected: NDArray[np.bool_],
+    coarse: NDArray[np.bool_],
+    spacing: Spacing,
+    threshold_ml: float = THRESHOLD_ML,
+) -> bool:
+    """Whether the corrected mask replaces the coarse one of an abnormal case [C2F, Eq. 3].
+
+    It does, unless it holds no kidney: then it replaces only a mask that holds none either, and not
+    if it is empty.
+    """
+    if count_kidneys(corrected, spacing, threshold_ml):
+        return True
+    return bool(corrected.any()) and not count_kidneys(coarse, spacing, threshold_ml)
+
+
 def split_by_midplane(component: NDArray[np.bool_], spacing: Spacing) -> list[Piece]:
     """The parts of a component on either side of the plane through the middle of the x axis.
 

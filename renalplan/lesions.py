@@ -117,9 +117,7 @@ def within(probability: NDArray[np.float32], boxes: list[Box]) -> NDArray[np.flo
     return result
 
 
-def _without(
-    probability: NDArray[np.float32], tumor: NDArray[np.bool_]
-) -> NDArray[np.float32]:
+def _without(probability: NDArray[np.float32], tumor: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Nothing is left of what stands above one half and was removed."""
     result: NDArray[np.float32] = np.where(
         tumor | (probability <= 0.5), probability, np.float32(0)

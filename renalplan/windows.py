@@ -5,7 +5,6 @@ Training and prediction of the coarse-to-fine system cut and shrink by these sam
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 

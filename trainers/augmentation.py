@@ -48,7 +48,9 @@ class AugmentationSettings(Record):
     enabled: bool = Field(default=True, description="false trains on plain crops")
     rotation_probability: float = Field(default=0.2, ge=0, le=1)
     rotation_degrees: float = Field(
-        default=30.0, ge=0, description="largest angle about each axis; flat patches turn by 180, long 2-D ones by 15"
+        default=30.0,
+        ge=0,
+        description="largest angle about each axis; flat patches turn by 180, long 2-D ones by 15",
     )
     scaling_probability: float = Field(default=0.2, ge=0, le=1)
     scaling_smallest: float = Field(default=0.7, gt=0)

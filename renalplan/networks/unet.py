@@ -164,6 +164,7 @@ class UNet(nn.Module):
 
 
 def triple(values: Axes) -> Triple:
+    """Three values, as PyTorch's layers want them."""
     z, y, x = values
     return z, y, x
 

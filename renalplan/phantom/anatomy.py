@@ -61,9 +61,7 @@ def generator(seed: int, index: int, part: int) -> np.random.Generator:
     return np.random.default_rng([seed, index, part])
 
 
-def draw_sides(
-    rng: np.random.Generator, single_share: float = SOLITARY_SHARE
-) -> tuple[str, ...]:
+def draw_sides(rng: np.random.Generator, single_share: float = SOLITARY_SHARE) -> tuple[str, ...]:
     """Which kidneys a patient has; `single_share` of the patients have one."""
     if rng.random() < single_share:
         return ("left",) if rng.random() < 0.5 else ("right",)

@@ -36,9 +36,7 @@ def make_case(
     """
     kind = get_task(task)
     check_size(size, spacing)
-    patient = draw_patient(
-        seed, index, tumors=kind.tumors, single_kidney_share=single_kidney_share
-    )
+    patient = draw_patient(seed, index, tumors=kind.tumors, single_kidney_share=single_kidney_share)
     if phases is None:
         phases = draw_phases(kind, generator(seed, index, PHASE))
     return render_patient(
