@@ -238,14 +238,13 @@ class CoarseToFineSegmenter(Segmenter):
 
         def refine(wanted: list[Box]) -> NDArray[np.float32]:
             """The 2-D network sees what it learned from, slices of a kidney's box; `wanted` counts."""
-            seen: list[Box] = [
-                (part[0], box[1], box[2])
-                for part in wanted
-                for box in boxes
-                if boxes_overlap(part, box)
-            ]
-            found = self._in_boxes(TUMOR_2D, with_mask, seen, self.axial_window)
-            return within(found, wanted)
+            seen: list[Box] = []
+            for box in boxes:
+                slices = [part[0] for part in wanted if boxes_overlap(part, box)]
+                if slices:  # from the first to the last: once, however many lesions there are
+                    first, last = min(a for a, _ in slices), max(b for _, b in slices)
+                    seen.append(((first, last), box[1], box[2]))
+            return within(self._in_boxes(TUMOR_2D, with_mask, seen, self.axial_window), wanted)
 
         return decide_tumors(probability, refine, kidney, boxes, spacing)
 
