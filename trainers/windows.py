@@ -191,11 +191,12 @@ class TumorSliceSource(WindowSource):
             # every slice with tumor is as likely as the next one, whichever kidney it is of
             slices = [(z, kidney) for kidney in kidneys for z in kidney.tumor_slices]
         else:
+            barred = {z for kidney in kidneys for z in kidney.tumor_slices}
             slices = [
                 (z, kidney)
                 for kidney in kidneys
                 for z in range(*kidney.search[0])
-                if z not in set(kidney.tumor_slices)
+                if z not in barred
             ]
         if not slices:
             kidney = pick(kidneys, generator)

@@ -221,8 +221,7 @@ class CoarseToFineSegmenter(Segmenter):
             logits = self._logits(FINE, image[(slice(None), *where)], self.axial_window)
             total[where] += _probability(logits)
             seen[where] += 1
-        mean: NDArray[np.float32] = total / np.maximum(seen, 1)
-        return mean
+        return np.divide(total, seen, out=total, where=seen > 0)
 
     def find_tumors(self, image: Tensor, kidney: NDArray[np.bool_], spacing: Spacing) -> Tumors:
         """The 3-D network in padded boxes around the kidneys, the 2-D one as the rules say.
@@ -262,7 +261,7 @@ class CoarseToFineSegmenter(Segmenter):
             where = box_slices(at_least(box, window, shape))
             total[where] += _probability(self._logits(phase, image[(slice(None), *where)], window))
             seen[where] += 1
-        return within(total / np.maximum(seen, 1), boxes)
+        return within(np.divide(total, seen, out=total, where=seen > 0), boxes)
 
     def _logits(self, phase: str, image: Tensor, window: Shape) -> Tensor:
         """Mean logits of the folds, (2, z, y, x)."""
