@@ -36,6 +36,7 @@ TRAINERS = {
     "BiSCUNet": "renalplan.trainers.biscunet",
     "CPNet": "renalplan.trainers.cpnet",
     "PANet": "renalplan.trainers.panet",
+    "CoarseToFine": "renalplan.trainers.coarse_to_fine",
 }
 
 setup(

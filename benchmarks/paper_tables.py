@@ -1,4 +1,4 @@
-"""Our table beside the paper's: `--paper densebiasnet`, `--paper bisc` ….
+"""Our table beside the paper's: `--paper densebiasnet`, `--paper bisc`, `--paper coarse_to_fine` ….
 
 Makes phantoms (or takes your dataset with --task), trains every row with every seed on fold 0 of the
 dataset's five folds, predicts the cases held out there (never trained on) as any scan, and prints
@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from papers import PAPERS, Arm, Paper
 
 from renalplan.phantom import make_phantom_dataset
@@ -63,6 +64,8 @@ def main() -> None:
                 results[name] = run(arm, paper, task, name, share, seed, workspace, given)
                 out.write_text(json.dumps(results, indent=2))
         print(table(paper, results, share, given.seeds), flush=True)
+        for group in groups_of(paper, task, workspace):
+            print(table(paper, results, share, given.seeds, group), flush=True)
 
 
 def make_phantoms(key: str, paper: Paper, workspace: Workspace) -> str:
@@ -115,15 +118,55 @@ def run(
         structure: {score: spread["mean"] for score, spread in values["scores"].items()}
         for structure, values in summary["structures"].items()
     }
+    groups = {
+        group: mean_scores(folder / "validation" / "per_case.csv", cases)
+        for group, cases in groups_of(paper, task, workspace).items()
+    }
     print(f"{name}: {scores} after {time.monotonic() - start:.0f} s", flush=True)
-    return {"settings": settings, "scores": scores, "training_seconds": seconds}
+    return {
+        "settings": settings,
+        "scores": scores,
+        "groups": groups,
+        "training_seconds": seconds,
+    }
 
 
-def table(paper: Paper, results: dict[str, Any], share: float, seeds: list[int]) -> str:
-    """A markdown table: ours (mean ± sd over seeds), the paper's in brackets."""
+def groups_of(paper: Paper, task: str, workspace: Workspace) -> dict[str, set[str]]:
+    """Name of a group -> its cases; none where the dataset is not of phantoms."""
+    truth = workspace.dataset_folder(task) / "phantom_truth.json"
+    if paper.groups is None or not truth.is_file():
+        return {}
+    key, names = paper.groups
+    known = json.loads(truth.read_text())
+    return {
+        name: {case for case, values in known.items() if values[key] == value}
+        for value, name in names.items()
+    }
+
+
+def mean_scores(path: Path, cases: set[str]) -> dict[str, dict[str, float]]:
+    """Structure -> score -> mean over these cases of a per_case.csv, and how many they are."""
+    table = pd.read_csv(path, dtype={"case": str})
+    table = table[table["case"].isin(cases)]
+    found = {}
+    for structure, rows in table.groupby("structure"):
+        means = rows.select_dtypes("number").mean().dropna()
+        found[str(structure)] = {"n": float(len(rows)), **means.to_dict()}
+    return found
+
+
+def table(
+    paper: Paper,
+    results: dict[str, Any],
+    share: float,
+    seeds: list[int],
+    group: str | None = None,
+) -> str:
+    """A markdown table: ours (mean ± sd over seeds), the paper's in brackets; of one group of cases."""
     headings = [heading for *_, heading in paper.columns]
+    of = f", {group}" if group else ""
     lines = [
-        f"### {paper.title}, {100 * share:g} % of the labelled patients, {len(seeds)} seeds",
+        f"### {paper.title}{of}, {100 * share:g} % of the labelled patients, {len(seeds)} seeds",
         "",
         "| | " + " | ".join(headings) + " | training |",
         "|---|" + "---|" * (len(headings) + 1),
@@ -132,8 +175,9 @@ def table(paper: Paper, results: dict[str, Any], share: float, seeds: list[int])
         runs = [results[f"paper_{arm.key}_{round(100 * share)}_s{seed}"] for seed in seeds]
         cells = []
         for structure, score, _ in paper.columns:
-            values = [r["scores"].get(structure, {}).get(score) for r in runs]
-            theirs = paper_value(arm, structure, score, share)
+            found = [r["groups"][group] if group else r["scores"] for r in runs]
+            values = [scores.get(structure, {}).get(score) for scores in found]
+            theirs = "" if group else paper_value(arm, structure, score, share)
             cells.append(cell([v for v in values if v is not None]) + theirs)
         minutes = statistics.median(r["training_seconds"] for r in runs) / 60
         lines.append(f"| {arm.name} | " + " | ".join(cells) + f" | {minutes:.1f} min |")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from renalplan.geometry import Box, Shape, box_shape
+from renalplan.inference.decisions import Decisions
 from renalplan.labels import LabelScheme
 from renalplan.resampling import resample_planes
 
@@ -29,10 +30,12 @@ class ProbabilityField(ABC):
     Attributes:
         shape: The scan's canonical shape.
         heads: Number of heads.
+        decisions: What the segmenter's rules decided for this scan; None if it has no rules.
     """
 
     shape: Shape
     heads: int
+    decisions: Decisions | None = None
 
     @abstractmethod
     def slab(self, start: int, stop: int) -> Tensor:

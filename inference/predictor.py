@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from renalplan.files import (
 from renalplan.geometry import Grid, Spacing
 from renalplan.images import ENDINGS, Volume, image_ending, read_channels, write_volume
 from renalplan.imports import load_class
+from renalplan.inference.decisions import CaseDecisions, Decisions
 from renalplan.inference.fields import MeanField, ProbabilityField
 from renalplan.inference.segmenter import InferenceOptions, Segmenter
 from renalplan.model_folder import WEIGHTS, ModelFolder
@@ -124,6 +126,14 @@ class Predictor:
         Raises:
             PredictionError: the volume has another number of channels than the model.
         """
+        return self.decided(volume)[0]
+
+    def decided(self, volume: Volume) -> tuple[ProbabilityField, dict[str, Decisions]]:
+        """Probabilities, and model name -> what its rules decided, of the models that have rules.
+
+        Raises:
+            PredictionError: see `field`.
+        """
         channels = self.model.description.channels
         if volume.array.shape[0] != len(channels):
             raise PredictionError(
@@ -131,7 +141,21 @@ class Predictor:
                 f"the image has {volume.array.shape[0]}."
             )
         fields = [member.segment(volume) for member in self.members]
-        return fields[0] if len(fields) == 1 else MeanField(fields, self.weights)
+        decisions = {
+            name: field.decisions
+            for name, field in zip(self._names(), fields, strict=True)
+            if field.decisions is not None
+        }
+        return fields[0] if len(fields) == 1 else MeanField(fields, self.weights), decisions
+
+    def _names(self) -> list[str]:
+        """The model folders' names; their paths where two are alike."""
+        paths = [member.model.path for member in self.members]
+        names = [path.resolve().name for path in paths]
+        return [
+            str(path) if names.count(name) > 1 else name
+            for name, path in zip(names, paths, strict=True)
+        ]
 
     def predict(self, array: NDArray, spacing: Spacing) -> NDArray:
         """Segment an array in memory.
@@ -158,13 +182,31 @@ class Predictor:
     def predict_files(
         self, scan: ScanFiles, out: Path, *, save_probabilities: bool = False
     ) -> None:
-        """Predict one case and write its segmentation on exactly the scan's grid, by rename."""
+        """Predict one case and write its segmentation on exactly the scan's grid, by rename.
+
+        What the models' rules decided is there before the segmentation: `<case>.json`.
+        """
         volume = read_channels(scan.images)
-        field = self.field(volume)
+        field, decisions = self.decided(volume)
+        for found in decisions.values():
+            for remark in found.remarks:
+                log.info("%s: %s", scan.id, remark)
         if save_probabilities:
             write_probabilities(out / f"{scan.id}.probabilities.b2nd", field, volume)
         labels = field.labels(self.model.scheme)
+        self._write_decisions(out / f"{scan.id}.json", scan.id, decisions)
         write_volume(out / f"{scan.id}{scan.ending}", labels, volume.grid)
+
+    @staticmethod
+    def _write_decisions(path: Path, case: str, decisions: dict[str, Decisions]) -> None:
+        """Write a case's decisions; those of another model's prediction that is replaced go."""
+        if not decisions:
+            with contextlib.suppress(PredictionError):  # anything else of this name is not ours
+                read_record(path, CaseDecisions, PredictionError)
+                path.unlink()
+            return
+        values = {model: found.as_json() for model, found in decisions.items()}
+        write_json(path, CaseDecisions(case=case, decisions=values))
 
     def predict_folder(
         self,
@@ -179,7 +221,7 @@ class Predictor:
 
         Args:
             scans: From `find_scans`.
-            out: Folder for segmentations and `predict_report.json`.
+            out: Folder for segmentations, decisions (`<case>.json`) and `predict_report.json`.
             save_probabilities: Also write float16 probabilities.
             overwrite: Predict again what is already there.
             on_case: Called with (case, `done`, `kept` or the reason of failure).
@@ -229,7 +271,8 @@ class Predictor:
                 if (p := member.model.fold_folder(fold) / phase / WEIGHTS).is_file()
             ]
             options = member.options
-            parts.append([weights, member.folds, options.step, options.tta])
+            rules = member.model.record.segmenter.model_dump(mode="json")
+            parts.append([weights, member.folds, options.step, options.tta, rules])
         return value_hash([parts, self.weights])
 
     def _earlier_inputs(self, out: Path) -> dict[str, str]:

@@ -98,4 +98,4 @@ class Segmenter(ABC):
 
     @abstractmethod
     def segment(self, volume: Volume) -> ProbabilityField:
-        """Probabilities on the volume's canonical grid."""
+        """Probabilities on the volume's canonical grid, with what its rules decided, if it has any."""

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from renalplan.errors import PlanError, UsageError
 from renalplan.plan import Plan
 from renalplan.planners.bisc import plan_bisc
+from renalplan.planners.coarse_to_fine import plan_coarse_to_fine
 from renalplan.planners.fingerprint import Fingerprint
 from renalplan.planners.nnunet import PRESETS, plan_nnunet
 from renalplan.planners.options import PlanOptions
@@ -14,7 +15,7 @@ from renalplan.planners.renal import plan_renal
 
 __all__ = ["PLANNERS", "PlanOptions", "make_plan"]
 
-PLANNERS = ("renal", *PRESETS, "bisc")
+PLANNERS = ("renal", *PRESETS, "bisc", "coarse_to_fine")
 
 
 def make_plan(
@@ -44,4 +45,6 @@ def make_plan(
         return plan_renal(fingerprint, options, cases)
     if options.planner == "bisc":
         return plan_bisc(fingerprint, options)
+    if options.planner == "coarse_to_fine":
+        return plan_coarse_to_fine(fingerprint, options, cases)
     return plan_nnunet(fingerprint, options, cases)

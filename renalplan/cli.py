@@ -58,7 +58,8 @@ def plan_and_preprocess(arguments: list[str] | None = None) -> int:
     add_task(parser)
     add_workers(parser, "processes (default: one a core; 0: this one)")
     parser.add_argument(
-        "--planner", help="renal (default), nnunet, resenc_m, resenc_l, resenc_xl, bisc"
+        "--planner",
+        help="renal (default), nnunet, resenc_m, resenc_l, resenc_xl, bisc, coarse_to_fine",
     )
     parser.add_argument("--gpu_memory", type=float, metavar="GB", help="memory target of training")
     parser.add_argument(
@@ -123,7 +124,7 @@ def _print_plan(planned: Planned) -> None:
         print(f"  warning: {warning}")
     state = f"{planned.stored} cases preprocessed" if planned.stored else "everything is up to date"
     choice = f" --plan {plan.name}" if len(plan_names(planned.folder.parent)) > 1 else ""
-    trainer = "BiSCUNet" if plan.planner == "bisc" else "UNet"
+    trainer = {"bisc": "BiSCUNet", "coarse_to_fine": "CoarseToFine"}.get(plan.planner, "UNet")
     print(f"{state}. Next: renalplan_train {plan.dataset} 0 {trainer}{choice}")
 
 
@@ -335,6 +336,12 @@ def phantom(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--size", type=int, nargs=3, metavar=("Z", "Y", "X"), help="voxels")
     parser.add_argument("--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help="mm")
+    parser.add_argument(
+        "--single_kidney_share",
+        type=float,
+        metavar="SHARE",
+        help="of patients with one kidney, on average (default: 0.05)",
+    )
     parser.add_argument("--from_masks", type=Path, help="dress these real kidney/tumor label maps")
     add_workers(parser, "processes (default: this one)")
     given = parser.parse_args(arguments)
@@ -356,6 +363,7 @@ def phantom(arguments: list[str] | None = None) -> int:
             spacing=tuple(given.spacing) if given.spacing else None,
             test_cases=given.test_cases,
             unlabelled_cases=given.unlabelled_cases,
+            single_kidney_share=given.single_kidney_share,
             from_masks=given.from_masks,
             workers=given.workers or 0,
             progress=lambda _: advance(),

@@ -17,9 +17,16 @@ from renalplan.geometry import Box, Spacing, grow_box, margin_voxels, merge_over
 
 @dataclass(frozen=True)
 class Piece:
-    """A connected piece (26-neighbourhood) of a mask: its box in voxels and its volume."""
+    """A connected piece (26-neighbourhood) of a mask.
+
+    Attributes:
+        box: Around it, voxels.
+        centre: Mean position of its voxels, in voxels.
+        ml: Its volume.
+    """
 
     box: Box
+    centre: tuple[float, float, float]
     ml: float
 
 
@@ -41,7 +48,8 @@ def find_pieces(mask: NDArray[np.bool_], spacing: Spacing, minimum_ml: float) ->
     for number in np.flatnonzero(volumes >= min(minimum_ml, volumes.max())):
         bounds = statistics["bounding_boxes"][number + 1]
         box: Box = tuple((int(s.start), int(s.stop)) for s in bounds)  # type: ignore[assignment]
-        found.append(Piece(box=box, ml=float(volumes[number])))
+        z, y, x = (float(c) for c in statistics["centroids"][number + 1])
+        found.append(Piece(box=box, centre=(z, y, x), ml=float(volumes[number])))
     return found
 
 

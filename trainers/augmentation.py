@@ -36,6 +36,8 @@ from renalplan.geometry import Shape
 from renalplan.labels import LabelScheme
 
 FLAT_PATCH = 3.0  # a patch this much thinner along its first axis is only rotated in plane
+# nnU-Net's rule for 2-D patches this much longer than wide
+LONG_PATCH, LONG_PATCH_DEGREES = 1.5, 15.0
 
 
 class AugmentationSettings(Record):
@@ -46,7 +48,9 @@ class AugmentationSettings(Record):
     enabled: bool = Field(default=True, description="false trains on plain crops")
     rotation_probability: float = Field(default=0.2, ge=0, le=1)
     rotation_degrees: float = Field(
-        default=30.0, ge=0, description="largest angle about each axis; flat patches turn by 180"
+        default=30.0,
+        ge=0,
+        description="largest angle about each axis; flat patches turn by 180, long 2-D ones by 15",
     )
     scaling_probability: float = Field(default=0.2, ge=0, le=1)
     scaling_smallest: float = Field(default=0.7, gt=0)
@@ -172,9 +176,15 @@ def _slicewise(steps: list[BasicTransform]) -> list[BasicTransform]:
     return [Convert3DTo2DTransform(), *steps, Convert2DTo3DTransform()]
 
 
+def _degrees(patch: Shape, settings: AugmentationSettings, flat: bool) -> float:
+    """Largest angle: in plane all round, but little for a 2-D patch that is long and narrow."""
+    if patch[0] == 1 and max(patch[1:]) / min(patch[1:]) > LONG_PATCH:
+        return min(settings.rotation_degrees, LONG_PATCH_DEGREES)
+    return 180.0 if flat else settings.rotation_degrees
+
+
 def _spatial(patch: Shape, settings: AugmentationSettings, flat: bool) -> BasicTransform:
-    degrees = 180.0 if flat else settings.rotation_degrees
-    angle = np.deg2rad(degrees)
+    angle = np.deg2rad(_degrees(patch, settings, flat))
     return SpatialTransform(
         patch[1:] if flat else patch,
         patch_center_dist_from_border=0,
@@ -257,7 +267,7 @@ def _margin(patch: Shape, settings: AugmentationSettings, flat: bool) -> Shape:
     The patch's diagonal turns about each axis by the largest angle (at most 90 degrees), the widest
     extent counts, divided by 0.85; beyond that the corners of rare draws are zero-padded.
     """
-    angle = np.deg2rad(min(90.0, 180.0 if flat else settings.rotation_degrees))
+    angle = np.deg2rad(min(90.0, _degrees(patch, settings, flat)))
     extent = np.asarray(patch, float)
     planes = [(1, 2)] if flat else [(0, 1), (0, 2), (1, 2)]
     for (first, second), sign in product(planes, (1, -1)):

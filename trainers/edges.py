@@ -24,13 +24,12 @@ import torch
 from skimage.feature import canny
 from torch import Tensor
 
+from renalplan.kidney_tumor import KIDNEY, is_lesion
 from renalplan.labels import LabelScheme
 from renalplan.trainers.sampling import BatchSource
 
 Method = Literal["erosion", "canny"]
 
-KIDNEY = "kidney"
-LESIONS = ("tumor", "tumour", "cyst", "mass", "lesion")
 SIDES = ("left", "right")
 THICK_MM = 3.0 - 1e-3  # headers write 3 mm as 2.9999 now and then
 THICK_RATIO = 2.0
@@ -54,11 +53,11 @@ def outlines(scheme: LabelScheme) -> tuple[tuple[int, ...], ...]:
     found = []
     for name, values in structures.items():
         union = set(values)
-        if not scheme.has_regions and KIDNEY in name.lower() and not _is_lesion(name):
+        if not scheme.has_regions and KIDNEY in name.lower() and not is_lesion(name):
             union.update(
                 value
                 for other, more in structures.items()
-                if _is_lesion(other) and not _opposite(name, other)
+                if is_lesion(other) and not _opposite(name, other)
                 for value in more
             )
         found.append(tuple(sorted(union - {scheme.ignore})))
@@ -165,10 +164,6 @@ class EdgeSource:
             ignore=self.ignore,
         )
         return {**batch, "edges": edges}
-
-
-def _is_lesion(name: str) -> bool:
-    return any(word in name.lower() for word in LESIONS)
 
 
 def _opposite(first: str, second: str) -> bool:

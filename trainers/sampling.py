@@ -87,9 +87,9 @@ class PatchSource:
         }
 
     def _sample(self, step: int, place: int) -> Sample:
-        forced = self._is_forced(step, place)
+        wanted = self.wanted(step, place)
         with seeded(self.seed, step, place) as generator:
-            return self.sample(*self.draw(generator, forced))
+            return self.sample(*self.draw(generator, wanted))
 
     def sample(self, item: ItemArrays, corner: tuple[int, ...]) -> Sample:
         """The augmented patch there; call it in a `seeded` block."""
@@ -108,16 +108,17 @@ class PatchSource:
             labels = np.concatenate([labels, self.extra(item, start, size)])
         return image, labels
 
-    def _is_forced(self, step: int, place: int) -> bool:
+    def wanted(self, step: int, place: int) -> int:
+        """What a sample must hold: 0 anything, 1 foreground. A subclass may tell more apart."""
         share = self.foreground_share
         if self.batch_size == 1:
             return int((step + 1) * share) > int(step * share)
         return place >= round(self.batch_size * (1 - share))
 
-    def draw(self, generator: Generator, forced: bool) -> tuple[ItemArrays, tuple[int, ...]]:
+    def draw(self, generator: Generator, wanted: int) -> tuple[ItemArrays, tuple[int, ...]]:
         """An item and the corner of a patch in it."""
         item = draw_item(self.items, generator)
-        return item, self.corner(item, self.voxel(item, generator, forced), generator)
+        return item, self.corner(item, self.voxel(item, generator, bool(wanted)), generator)
 
     def corner(
         self, item: ItemArrays, voxel: NDArray[np.int32] | None, generator: Generator

@@ -121,7 +121,11 @@ class SupervisedStage(TrainedNetwork):
 
     def prepare(self, task: TrainingTask) -> None:
         """Build the loss for this task's labels."""
-        self.criterion: nn.Module = DeepSupervision(self.criterion_for(task.scheme_of(self.stage)))
+        self.criterion: nn.Module = DeepSupervision(self.criterion_for(self.scheme(task)))
+
+    def scheme(self, task: TrainingTask) -> LabelScheme:
+        """What the batches' label values mean: by default the stage's labels."""
+        return task.scheme_of(self.stage)
 
     def criterion_for(self, scheme: LabelScheme) -> nn.Module:
         """The loss of logits (B, heads, Z, Y, X) and labels (B, 1, Z, Y, X) at one resolution."""
@@ -163,7 +167,7 @@ class SupervisedStage(TrainedNetwork):
         augmentation: Augmentation,
         seed: int,
     ) -> PatchSource:
-        """Patches of these items."""
+        """Patches of these items, for training or for looking at held-out ones."""
         return PatchSource(
             items=items,
             patch=self.stage.patch_size,
@@ -206,7 +210,7 @@ class SupervisedStage(TrainedNetwork):
         """Pseudo Dice: pooled over held-out patches, quick to have and no replacement for whole cases."""
         if not self.settings.validation_iterations or not task.fold.val:
             return {}
-        scheme = task.scheme_of(self.stage)
+        scheme = self.scheme(task)
         source = self.held_out_batches(task)
         encoder = TargetEncoder(scheme).to(device)
         counts = torch.zeros((3, len(scheme.foreground)), dtype=torch.float64, device=device)

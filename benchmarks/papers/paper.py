@@ -43,6 +43,8 @@ class Paper:
         shares: Shares of the labelled training patients: every arm is run with each.
         small: Settings of every row in the short schedule for phantoms, on top of the arm's own.
         columns: (structure, score, heading) to show.
+        groups: A number that phantom_truth.json has of every case, and what to call the cases of each
+            of its values: they get a table each. None for one table.
     """
 
     title: str
@@ -54,3 +56,4 @@ class Paper:
     shares: tuple[float, ...]
     small: tuple[str, ...]
     columns: tuple[tuple[str, str, str], ...]
+    groups: tuple[str, dict[int, str]] | None = None

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 from numpy.typing import NDArray
 
 from renalplan.geometry import Box, Shape, Spacing
 from renalplan.images import Volume
+from renalplan.inference.decisions import Decisions
 from renalplan.inference.segmenters.staged import StagedSegmenter
 from renalplan.plan import StagePlan
 from renalplan.preprocessing import stage_spacing
 from renalplan.rois import MOST_KIDNEYS, kidney_rois
-
-log = logging.getLogger(__name__)
 
 
 class KidneyRoiSegmenter(StagedSegmenter):
@@ -34,7 +31,7 @@ class KidneyRoiSegmenter(StagedSegmenter):
         back = [int(axis) for axis in np.argsort(plan.order)]
         canonical: Spacing = tuple(own[axis] for axis in back)  # type: ignore[assignment]
         window: Shape = tuple(self._patch(stage)[axis] for axis in back)  # type: ignore[assignment]
-        found = kidney_rois(
+        return kidney_rois(
             labels > 0,
             volume.spacing,
             canonical,
@@ -42,8 +39,14 @@ class KidneyRoiSegmenter(StagedSegmenter):
             minimum_ml=stage.minimum_component_ml,
             least=window,
         )
-        if not found:
-            log.info("no kidney found; the segmentation is empty")
-        elif len(found) < MOST_KIDNEYS:
-            log.info("one kidney found where two are usual; going on with it")
-        return found
+
+    def decisions(self, stage: StagePlan, boxes: list[Box]) -> Decisions | None:
+        """See `StagedSegmenter.decisions`."""
+        if stage.region == "volume":
+            return None
+        remarks: tuple[str, ...] = ()
+        if not boxes:
+            remarks = ("no kidney found; the segmentation is empty",)
+        elif len(boxes) < MOST_KIDNEYS:
+            remarks = ("one kidney found where two are usual; going on with it",)
+        return Decisions({"kidneys_found": len(boxes)}, remarks)

@@ -16,9 +16,10 @@ from torch import nn
 
 from renalplan.geometry import Box, Shape
 from renalplan.images import Volume
+from renalplan.inference.decisions import Decisions
 from renalplan.inference.fields import ProbabilityField, RegionField, RegionLogits
+from renalplan.inference.folds import mean_logits
 from renalplan.inference.segmenter import InferenceOptions, Segmenter
-from renalplan.inference.sliding_window import WindowPredictor
 from renalplan.labels import LabelScheme
 from renalplan.model_folder import ModelFolder
 from renalplan.normalisation import Rescaling, rescalings
@@ -81,6 +82,7 @@ class StagedSegmenter(Segmenter):
             field = RegionField(
                 volume.shape, scheme.heads, regions, exclusive=not scheme.has_regions
             )
+            field.decisions = self.decisions(stage, boxes)
         assert field is not None, "a configuration has at least one stage"
         return field
 
@@ -102,6 +104,10 @@ class StagedSegmenter(Segmenter):
             minimum_ml=stage.minimum_component_ml,
         )
 
+    def decisions(self, stage: StagePlan, boxes: list[Box]) -> Decisions | None:
+        """What to report of a stage that looked into these boxes; the last stage's report counts."""
+        return None
+
     def _region(
         self,
         stage: StagePlan,
@@ -117,40 +123,22 @@ class StagedSegmenter(Segmenter):
             before = prepare_labels(labels, box, volume.spacing, plan, stage)
             image = np.concatenate([image, one_hot(before, self.model.scheme)])
         scheme = self.scheme_of(stage)
-        total: torch.Tensor | None = None
-        for number, network in enumerate(self.networks[stage.name]):
-            predict = WindowPredictor(
-                network,
-                self._patch(stage),
-                scheme.heads,
-                step=self.options.step,
-                mirror_axes=self._mirror_axes(stage),
-                swap=scheme.mirrored_heads() if scheme.mirror_pairs else None,
-                left_right_axis=plan.left_right_axis,
-                device=self.options.torch_device(),
-            )
-            logits = predict(torch.from_numpy(image), self._progress(stage, number))
-            total = logits if total is None else total.add_(logits)
-        assert total is not None, "there is at least one fold"
-        total /= len(self.folds)
+        logits = mean_logits(
+            self.networks[stage.name],
+            torch.from_numpy(image),
+            self._patch(stage),
+            scheme.heads,
+            options=self.options,
+            names=[f"{stage.name}, fold {fold}" for fold in self.folds],
+            swap=scheme.mirrored_heads() if scheme.mirror_pairs else None,
+            left_right_axis=plan.left_right_axis,
+        )
         lead_first = (0, *(1 + int(a) for a in np.argsort(plan.order)))
-        return RegionLogits(box=box, logits=total.permute(lead_first))
-
-    def _mirror_axes(self, stage: StagePlan) -> tuple[int, ...]:
-        if not self.options.tta:
-            return ()
-        return tuple(axis for axis in range(3) if self._patch(stage)[axis] > 1)
+        return RegionLogits(box=box, logits=logits.permute(lead_first))
 
     def _patch(self, stage: StagePlan) -> Shape:
         z, y, x = self.patch_sizes.get(stage.name, stage.patch_size)
         return z, y, x
-
-    def _progress(self, stage: StagePlan, number: int):  # type: ignore[no-untyped-def]
-        report = self.options.progress
-        if report is None:
-            return None
-        what = f"{stage.name}, fold {self.folds[number]}"
-        return lambda done, total: report(what, done, total)
 
 
 def one_hot(labels: NDArray, scheme: LabelScheme) -> NDArray[np.float32]:

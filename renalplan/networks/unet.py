@@ -38,10 +38,10 @@ class ConvNorm(nn.Sequential):
         bias: bool = True,
         activate: bool = True,
     ) -> None:
-        size = _triple(kernel)
-        padding = _triple([(k - 1) // 2 for k in kernel])
+        size = triple(kernel)
+        padding = triple([(k - 1) // 2 for k in kernel])
         layers: list[nn.Module] = [
-            nn.Conv3d(inputs, outputs, size, _triple(stride), padding, bias=bias),
+            nn.Conv3d(inputs, outputs, size, triple(stride), padding, bias=bias),
             nn.InstanceNorm3d(outputs, eps=1e-5, affine=True),
         ]
         if activate:
@@ -63,7 +63,7 @@ class ResidualBlock(nn.Module):
         self.second = ConvNorm(outputs, outputs, kernel, activate=False)
         self.skip = nn.Sequential()
         if max(stride) > 1:
-            self.skip.append(nn.AvgPool3d(_triple(stride)))
+            self.skip.append(nn.AvgPool3d(triple(stride)))
         if inputs != outputs:
             self.skip.append(ConvNorm(inputs, outputs, (1, 1, 1), bias=False, activate=False))
         self.activation = nn.LeakyReLU(SLOPE, inplace=True)
@@ -109,7 +109,7 @@ class UNet(nn.Module):
         super().__init__()
         _check(features, strides, kernels, kind, blocks, dims)
         self.deep_supervision = deep_supervision
-        self.strides = tuple(_triple(stride) for stride in strides)
+        self.strides = tuple(triple(stride) for stride in strides)
         if kind == "residual":
             assert blocks is not None
             self.stem: nn.Module = ConvNorm(in_channels, features[0], kernels[0])
@@ -122,11 +122,11 @@ class UNet(nn.Module):
         self.decoder = nn.ModuleList()
         self.outputs = nn.ModuleList()
         for stage in range(len(features) - 1, 0, -1):
-            below, here, step = features[stage], features[stage - 1], _triple(strides[stage])
+            below, here, step = features[stage], features[stage - 1], triple(strides[stage])
             self.upsamplers.append(nn.ConvTranspose3d(below, here, step, step))
             self.decoder.append(_convolutions(2 * here, here, kernels[stage - 1], convs_per_stage))
             self.outputs.append(nn.Conv3d(here, heads, 1))
-        self.apply(_initialise)
+        self.apply(initialise)
 
     @property
     def divisor(self) -> Triple:
@@ -163,7 +163,8 @@ class UNet(nn.Module):
         return logits[::-1] if several else logits[-1]
 
 
-def _triple(values: Axes) -> Triple:
+def triple(values: Axes) -> Triple:
+    """Three values, as PyTorch's layers want them."""
     z, y, x = values
     return z, y, x
 
@@ -207,7 +208,7 @@ def _residual_encoder(
     return stages
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
     """[He2015] for convolutions; a residual block starts as its skip alone [Isensee2024]."""
     if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
         nn.init.kaiming_normal_(module.weight, a=SLOPE)

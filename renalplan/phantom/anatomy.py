@@ -61,24 +61,28 @@ def generator(seed: int, index: int, part: int) -> np.random.Generator:
     return np.random.default_rng([seed, index, part])
 
 
-def draw_sides(rng: np.random.Generator) -> tuple[str, ...]:
-    """Which kidneys a patient has."""
-    if rng.random() < SOLITARY_SHARE:
+def draw_sides(rng: np.random.Generator, single_share: float = SOLITARY_SHARE) -> tuple[str, ...]:
+    """Which kidneys a patient has; `single_share` of the patients have one."""
+    if rng.random() < single_share:
         return ("left",) if rng.random() < 0.5 else ("right",)
     return ("left", "right")
 
 
-def draw_patient(seed: int, index: int, *, tumors: bool = True) -> Patient:
+def draw_patient(
+    seed: int, index: int, *, tumors: bool = True, single_kidney_share: float = SOLITARY_SHARE
+) -> Patient:
     """Draw patient `index` of a seed.
 
     Args:
         seed: Of the whole data set.
         index: Of the patient.
         tumors: Whether the patient has a tumor; a healthy one is otherwise the same patient.
+        single_kidney_share: Probability of a single kidney; the trunk does not depend on it.
     """
     abdomen = draw_abdomen(generator(seed, index, _TRUNK))
     rng = generator(seed, index, _KIDNEYS)
-    kidneys = tuple(draw_kidney(rng, side, abdomen.spine_y) for side in draw_sides(rng))
+    sides = draw_sides(rng, single_kidney_share)
+    kidneys = tuple(draw_kidney(rng, side, abdomen.spine_y) for side in sides)
     rng = generator(seed, index, _VESSELS)
     accessory = [False] * len(kidneys)
     if rng.random() < ACCESSORY_SHARE:

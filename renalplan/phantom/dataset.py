@@ -23,6 +23,7 @@ from renalplan import files
 from renalplan.errors import UsageError
 from renalplan.geometry import Grid, Orientation, Shape, Spacing
 from renalplan.images import ENDINGS, write_volume
+from renalplan.phantom.anatomy import SOLITARY_SHARE
 from renalplan.phantom.make import make_case
 from renalplan.phantom.masks import case_name, dress_mask, find_masks
 from renalplan.phantom.scanner import check_size
@@ -58,6 +59,7 @@ class Recipe:
     size: Shape | None
     spacing: Spacing | None
     file_ending: str
+    single_kidney_share: float
 
 
 def make_phantom_dataset(
@@ -70,6 +72,7 @@ def make_phantom_dataset(
     spacing: Spacing | None = None,
     test_cases: int = 0,
     unlabelled_cases: int = 0,
+    single_kidney_share: float | None = None,
     from_masks: Path | None = None,
     file_ending: str = ".nii.gz",
     workers: int = 0,
@@ -86,6 +89,8 @@ def make_phantom_dataset(
         spacing: (z, y, x) mm; None: follows from `size`, or drawn case by case.
         test_cases: Cases in imagesTs and labelsTs; their numbers follow the training cases'.
         unlabelled_cases: Cases in imagesUn, after the test cases.
+        single_kidney_share: Share of the patients, on average, that have one kidney, from 0 to 1;
+            None: one in twenty.
         from_masks: Folder of real label maps (1 kidney, 2 tumor) to dress with simulated HU.
         file_ending: Image format.
         workers: Processes; 0 works in this one. The result is the same.
@@ -100,19 +105,32 @@ def make_phantom_dataset(
     kind = get_task(task)
     _check_counts(cases, test_cases, unlabelled_cases)
     check_size(size, spacing)
+    if single_kidney_share is not None and not 0 <= single_kidney_share <= 1:
+        raise UsageError(
+            f"The share of patients with a single kidney lies between 0 and 1, got "
+            f"{single_kidney_share}."
+        )
     if file_ending not in ENDINGS:
         raise UsageError(f"Unknown file ending {file_ending!r}; possible are {', '.join(ENDINGS)}.")
     if (out / "dataset.json").exists() or (out / "imagesTr").exists():
         raise UsageError(f"{out} already holds a data set; choose another folder or delete it.")
     jobs = _numbered_jobs(cases, test_cases, unlabelled_cases)
     if from_masks is not None:
-        if task != "kidney_tumor" or size is not None or spacing is not None:
+        own = (size, spacing, single_kidney_share)
+        if task != "kidney_tumor" or any(value is not None for value in own):
             raise UsageError(
-                "Dressing real masks works for the task kidney_tumor, without size and spacing."
+                "Dressing real masks works for the task kidney_tumor, without size, spacing and "
+                "share of single kidneys: the masks have their own."
             )
         jobs = _mask_jobs(from_masks, jobs)
     recipe = Recipe(
-        out=out, seed=seed, task=task, size=size, spacing=spacing, file_ending=file_ending
+        out=out,
+        seed=seed,
+        task=task,
+        size=size,
+        spacing=spacing,
+        file_ending=file_ending,
+        single_kidney_share=SOLITARY_SHARE if single_kidney_share is None else single_kidney_share,
     )
     results: dict[str, dict[str, Any]] = {}
     for done, (job, result) in enumerate(_run(recipe, jobs, workers), start=1):
@@ -167,7 +185,12 @@ def make_and_write(recipe: Recipe, job: Job) -> dict[str, Any]:
     """Make one case and write its files; returns its truth and boxes as JSON values."""
     if job.mask is None:
         case = make_case(
-            recipe.seed, job.index, task=recipe.task, size=recipe.size, spacing=recipe.spacing
+            recipe.seed,
+            job.index,
+            task=recipe.task,
+            size=recipe.size,
+            spacing=recipe.spacing,
+            single_kidney_share=recipe.single_kidney_share,
         )
         truth = asdict(case.truth)
         images, labels, grid = case.images, case.labels, case.grid

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from renalplan.geometry import Shape, Spacing
-from renalplan.phantom.anatomy import PHASE, draw_patient, generator
+from renalplan.phantom.anatomy import PHASE, SOLITARY_SHARE, draw_patient, generator
 from renalplan.phantom.case import PhantomCase
 from renalplan.phantom.render import render_patient
 from renalplan.phantom.scanner import check_size, draw_sampling
@@ -18,6 +18,7 @@ def make_case(
     size: Shape | None = None,
     spacing: Spacing | None = None,
     phases: tuple[str, ...] | None = None,
+    single_kidney_share: float = SOLITARY_SHARE,
 ) -> PhantomCase:
     """Make case `index` of a seed; the same arguments give the same arrays, bit by bit.
 
@@ -28,13 +29,14 @@ def make_case(
         size: (z, y, x) voxels; the field of view stays that of an abdomen. None: as scanners do.
         spacing: (z, y, x) mm. None: follows from the size, or drawn as scanners are set.
         phases: Contrast phases to image instead of the task's.
+        single_kidney_share: Probability that the patient has one kidney.
 
     Raises:
         UsageError: there is no such task, or the size or spacing is impossible.
     """
     kind = get_task(task)
     check_size(size, spacing)
-    patient = draw_patient(seed, index, tumors=kind.tumors)
+    patient = draw_patient(seed, index, tumors=kind.tumors, single_kidney_share=single_kidney_share)
     if phases is None:
         phases = draw_phases(kind, generator(seed, index, PHASE))
     return render_patient(

@@ -350,6 +350,9 @@ PHANTOMS = [
     Situation("not empty", f"phantom {DATA} --cases 1", (f"{DATA} is not empty", "choose")),
     Situation("no cases", "phantom out --cases 0", ("at least 1 case", "0")),
     Situation("cases not given", "phantom out", ("--cases",)),
+    Situation(
+        "share above 1", "phantom out --cases 1 --single_kidney_share 2", ("between 0 and 1", "2")
+    ),
     Situation("too small", "phantom out --cases 1 --size 1 1 1", ("at least", "(1, 1, 1)")),
     Situation("output is a file", "phantom out --cases 1", ("out is not a folder",), a_file("out")),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,8 +21,9 @@ from renalplan.dataset import DatasetDescription
 from renalplan.files import write_json
 from renalplan.geometry import boxes_overlap
 from renalplan.images import Volume, read_volume
+from renalplan.inference.decisions import Decisions
 from renalplan.inference.fields import RegionField
-from renalplan.inference.predictor import Predictor, ScanFiles
+from renalplan.inference.predictor import Predictor, ScanFiles, find_scans
 from renalplan.inference.segmenter import InferenceOptions
 from renalplan.inference.segmenters.kidney_rois import KidneyRoiSegmenter
 from renalplan.model_folder import FINISHED, Finished, ModelFolder, SegmenterSpec, TrainerRecord
@@ -161,9 +163,8 @@ def test_an_oracles_kidneys_come_back_voxel_by_voxel(
 
 
 def test_two_kidneys_have_a_region_each_and_nothing_is_said(
-    segment: Callable[..., RegionField], caplog: pytest.LogCaptureFixture
+    segment: Callable[..., RegionField],
 ) -> None:
-    caplog.set_level(logging.INFO)
     field = segment(RIGHT, LEFT, SPECK)
     assert len(field.regions) == 2
     right, left = field.regions
@@ -171,30 +172,28 @@ def test_two_kidneys_have_a_region_each_and_nothing_is_said(
     assert right.logits.shape == (2, 32, 62, 47)
     assert left.logits.shape == (2, 32, 62, 53)
     assert (right.box[2], left.box[2]) == ((0, 47), (37, 90))
-    assert not caplog.records
+    assert field.decisions == Decisions({"kidneys_found": 2})
 
 
 def test_a_single_kidney_is_one_region_and_it_is_said(
-    segment: Callable[..., RegionField], caplog: pytest.LogCaptureFixture
+    segment: Callable[..., RegionField],
 ) -> None:
-    caplog.set_level(logging.INFO)
     field = segment(LEFT, SPECK)
     assert np.array_equal(field.slab(0, 48).argmax(0).numpy(), _truth(LEFT))
     assert len(field.regions) == 1
-    assert [r.getMessage() for r in caplog.records] == [ONE]
+    assert field.decisions == Decisions({"kidneys_found": 1}, (ONE,))
 
 
 def test_nothing_found_is_all_background_and_it_is_said(
-    segment: Callable[..., RegionField], caplog: pytest.LogCaptureFixture
+    segment: Callable[..., RegionField],
 ) -> None:
-    caplog.set_level(logging.INFO)
     field = segment()
     slab = field.slab(0, 48)
     assert (slab[0] == 1).all()
     assert not slab[1:].any()
-    assert [r.getMessage() for r in caplog.records] == [
-        "no kidney found; the segmentation is empty"
-    ]
+    assert field.decisions == Decisions(
+        {"kidneys_found": 0}, ("no kidney found; the segmentation is empty",)
+    )
 
 
 def test_the_two_largest_of_three_are_segmented(segment: Callable[..., RegionField]) -> None:
@@ -213,7 +212,29 @@ def test_touching_kidneys_are_one_larger_region(
     (region,) = field.regions
     assert region.box[2][1] - region.box[2][0] == 80  # 68 voxels of 136 mm: 150 mm are 75, so 80
     assert np.array_equal(field.slab(0, 48).argmax(0).numpy(), _truth(RIGHT, LEFT, bridge))
-    assert ONE in caplog.text
+    assert field.decisions == Decisions({"kidneys_found": 1}, (ONE,))
+
+
+def test_what_was_decided_is_written_before_the_segmentation_and_said_with_the_cases_name(
+    model: ModelFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for name, kidneys in (("alone", (LEFT,)), ("both", (LEFT, RIGHT))):
+        _write(tmp_path / "scans" / f"{name}_0000.mha", _scan(*kidneys), "plain")
+    scans = list(find_scans(tmp_path / "scans", ("MR",)))
+    out = tmp_path / "out"
+    report = Predictor.from_model(model, options=CPU).predict_folder(scans, out)
+    assert list(report.done) == ["alone", "both"]
+    assert json.loads((out / "alone.json").read_text()) == {
+        "case": "alone",
+        "decisions": {"model": {"kidneys_found": 1, "remarks": [ONE]}},
+    }
+    both = json.loads((out / "both.json").read_text())
+    assert both["decisions"]["model"] == {"kidneys_found": 2, "remarks": []}
+    assert [r.getMessage() for r in caplog.records] == [f"alone: {ONE}"]
+    for name in ("alone", "both"):
+        written = [(out / f"{name}{ending}").stat().st_mtime_ns for ending in (".json", ".mha")]
+        assert written == sorted(written)
 
 
 class Ramp(nn.Module):

@@ -12,10 +12,14 @@ import pytest
 import SimpleITK as sitk
 
 from renalplan.errors import ModelError, PredictionError, UsageError
+from renalplan.geometry import Box
 from renalplan.images import read_grid
+from renalplan.inference.decisions import Decisions
 from renalplan.inference.predictor import Predictor, find_scans
 from renalplan.inference.segmenter import InferenceOptions, choose_device
+from renalplan.inference.segmenters.staged import StagedSegmenter
 from renalplan.model_folder import ModelFolder
+from renalplan.plan import StagePlan
 from renalplan.predicting import predict
 from renalplan.workspace import Workspace
 
@@ -250,3 +254,69 @@ def test_devices_that_are_not_there_are_named() -> None:
     assert choose_device("cpu").type == "cpu"
     with pytest.raises(UsageError, match="--device tpu is not known"):
         choose_device("tpu")
+
+
+@pytest.fixture
+def rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models in folders whose name holds "ruled" decide something."""
+    real = StagedSegmenter.decisions
+
+    def decide(self: StagedSegmenter, stage: StagePlan, boxes: list[Box]) -> Decisions | None:
+        if "ruled" not in str(self.model.path):
+            return real(self, stage, boxes)
+        return Decisions({"boxes": len(boxes)}, ("it is a test",))
+
+    monkeypatch.setattr(StagedSegmenter, "decisions", decide)
+    return
+
+
+def _decided(out: Path) -> dict:
+    found: dict = json.loads((out / "a.json").read_text())
+    assert found["case"] == "a"
+    decisions: dict = found["decisions"]
+    return decisions
+
+
+def test_each_models_decisions_stand_under_its_name(
+    make_model: Make, write_scan: Write, tmp_path: Path, rules: None
+) -> None:
+    write_scan(tmp_path / "in" / "a_0000.nii.gz")
+    models = [make_model(name) for name in ("ruled", "plain", "x/ruled_too", "y/ruled_too")]
+    out = tmp_path / "out"
+    predict(
+        tmp_path / "in", out, models=[m.path for m in models], device="cpu", progress=False
+    )  # fmt: skip
+    own = {"boxes": 1, "remarks": ["it is a test"]}
+    assert _decided(out) == {
+        "ruled": own,
+        str(tmp_path / "x" / "ruled_too"): own,
+        str(tmp_path / "y" / "ruled_too"): own,
+    }
+
+
+def test_decisions_are_of_the_segmentation_beside_them(
+    make_model: Make, write_scan: Write, tmp_path: Path, rules: None
+) -> None:
+    write_scan(tmp_path / "in" / "a_0000.nii.gz")
+    out = tmp_path / "out"
+    _predict(make_model("ruled"), tmp_path / "in", out)
+    assert _decided(out) == {"ruled": {"boxes": 1, "remarks": ["it is a test"]}}
+    # a model without rules takes its place, and leaves what is not ours
+    plain = make_model("plain")
+    _predict(plain, tmp_path / "in", out, overwrite=True)
+    assert not (out / "a.json").exists()
+    (out / "a.json").write_text('{"notes": "of the reader"}')
+    _predict(plain, tmp_path / "in", out, overwrite=True)
+    assert json.loads((out / "a.json").read_text()) == {"notes": "of the reader"}
+
+
+def test_other_rules_are_another_job(make_model: Make, write_scan: Write, tmp_path: Path) -> None:
+    write_scan(tmp_path / "in" / "a_0000.nii.gz")
+    model = make_model()
+    _predict(model, tmp_path / "in", tmp_path / "out")
+    path = model.path / "trainer.json"
+    changed = json.loads(path.read_text())
+    changed["segmenter"]["arguments"]["patch_sizes"] = {"whole": [4, 8, 8]}
+    path.write_text(json.dumps(changed))
+    with pytest.raises(UsageError, match="another model or other options"):
+        _predict(ModelFolder.open(model.path), tmp_path / "in", tmp_path / "out")

@@ -20,6 +20,21 @@ def test_one_patient_in_twenty_has_one_kidney() -> None:
     assert np.mean(np.array(counts) == 1) == pytest.approx(0.05, abs=0.0138)
 
 
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (1.0, 30)])
+def test_how_many_have_one_kidney_can_be_asked_for(share: float, expected: int) -> None:
+    drawn = [draw_patient(3, i, tumors=False, single_kidney_share=share) for i in range(30)]
+    assert sum(len(patient.kidneys) == 1 for patient in drawn) == expected
+    if expected:
+        sides = [patient.kidneys[0].side for patient in drawn]
+        assert 7 <= sides.count("left") <= 23
+    # whoever has the same number of kidneys is the same patient
+    usual = [draw_patient(3, i, tumors=False) for i in range(30)]
+    same = [(a, b) for a, b in zip(drawn, usual, strict=True) if len(a.kidneys) == len(b.kidneys)]
+    assert same
+    assert all(np.array_equal(a.kidneys[0].centre, b.kidneys[0].centre) for a, b in same)
+    assert all(a.abdomen.spine_y == b.abdomen.spine_y for a, b in zip(drawn, usual, strict=True))
+
+
 def test_left_kidney_lies_at_larger_x(patients: list[Patient]) -> None:
     for patient in patients:
         for kidney in patient.kidneys:

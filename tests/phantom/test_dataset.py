@@ -68,6 +68,16 @@ def test_cases_do_not_depend_on_their_number_or_the_workers(tmp_path: Path) -> N
         assert read_grid(few / name) == read_grid(many / name)
 
 
+def test_all_patients_or_none_have_a_single_kidney(tmp_path: Path) -> None:
+    for share, kidneys in ((1.0, 1), (0.0, 2)):
+        out = make_phantom_dataset(
+            tmp_path / f"{kidneys}", cases=3, size=TINY, single_kidney_share=share
+        )
+        truth = json.loads((out / "phantom_truth.json").read_text())
+        assert [case["kidney_count"] for case in truth.values()] == [kidneys] * 3
+        assert all(len(case["kidney_ml"]) == kidneys for case in truth.values())
+
+
 def test_boxes_contain_exactly_the_tumor(tmp_path: Path) -> None:
     out = make_phantom_dataset(tmp_path / "boxes", cases=2, task="boxes", size=(40, 64, 64))
     with (out / "boxesTr.csv").open() as stream:
@@ -163,6 +173,9 @@ def test_real_mask_can_be_dressed(tmp_path: Path) -> None:
         ({"cases": 1, "file_ending": ".png"}, "Unknown file ending"),
         ({"cases": 1, "size": (12, 40, 40)}, "at least 16 voxels"),
         ({"cases": 1, "from_masks": Path("nowhere")}, "not a folder"),
+        ({"cases": 1, "single_kidney_share": 1.5}, "between 0 and 1, got 1.5"),
+        ({"cases": 1, "single_kidney_share": -0.1}, "between 0 and 1, got -0.1"),
+        ({"cases": 1, "from_masks": Path(), "single_kidney_share": 0.5}, "share of single kid"),
     ],
 )
 def test_impossible_data_sets_are_refused(tmp_path: Path, options: dict, message: str) -> None:

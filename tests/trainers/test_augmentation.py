@@ -238,3 +238,27 @@ def test_images_are_varied_without_labels_too(patch: tuple[int, int, int]) -> No
             alone = augmentation.transform(image=sample["image"].clone())
         assert list(alone) == ["image"]
         assert torch.equal(alone["image"], both)
+
+
+@pytest.mark.parametrize(
+    ("patch", "degrees"),
+    [((1, 64, 256), 15.0), ((1, 256, 64), 15.0), ((1, 160, 160), 180.0), ((1, 96, 64), 180.0)],
+)
+def test_a_long_2d_patch_is_turned_a_little_and_others_all_round(
+    patch: tuple[int, int, int], degrees: float
+) -> None:
+    built = _build(patch, rotation_probability=1.0, scaling_probability=0.0)
+    spatial = next(t for t in built.transform.transforms if hasattr(t, "rotation"))
+    assert spatial.rotation == pytest.approx((-np.deg2rad(degrees), np.deg2rad(degrees)))
+    # nnU-Net's initial patch: the rotated extent over 0.85
+    angle = np.deg2rad(min(90.0, degrees))
+    _, a, b = patch
+    turned = max(a, a * np.cos(angle) + b * np.sin(angle))
+    assert built.margin[1] == int((turned / 0.85 - a) // 2)
+    assert built.margin[0] == 0
+
+
+def test_a_long_2d_patch_never_turns_more_than_it_is_told() -> None:
+    built = _build((1, 64, 256), rotation_probability=1.0, rotation_degrees=5.0)
+    spatial = next(t for t in built.transform.transforms if hasattr(t, "rotation"))
+    assert spatial.rotation == pytest.approx((-np.deg2rad(5), np.deg2rad(5)))

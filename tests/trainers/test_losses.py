@@ -15,6 +15,7 @@ from renalplan.trainers.losses import (
     BalancedCrossEntropy,
     CrossEntropy,
     DeepSupervision,
+    Dice,
     DiceCrossEntropy,
     HardRegionCrossEntropy,
     HardRegionDice,
@@ -98,6 +99,55 @@ def test_dice_cross_entropy_is_what_numpy_computes(name: str, kind: str, over_ba
     loss = DiceCrossEntropy(scheme, over_batch=over_batch)(logits, labels)
     expected = _reference(logits.numpy(), labels.numpy(), scheme, over_batch)
     assert float(loss) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("over_batch", [False, True], ids=["a sample", "over batch"])
+@pytest.mark.parametrize(
+    "kind", ["random", "extreme", "empty structure", "nothing but background", "all ignored"]
+)
+@pytest.mark.parametrize("name", SCHEMES)
+def test_the_dice_loss_is_one_minus_what_numpy_computes(
+    name: str, kind: str, over_batch: bool
+) -> None:
+    scheme = SCHEMES[name]
+    logits, labels = _draw(scheme, kind)
+    loss = build_loss(scheme, LossSettings(name="dice"), over_batch=over_batch)(logits, labels)
+    x, y = logits.numpy().astype(np.float64), labels.numpy()
+    known = np.ones_like(y, bool) if scheme.ignore is None else y != scheme.ignore
+    target = np.stack([np.isin(y[:, 0], v) for v in scheme.values], 1) & known
+    if scheme.has_regions:
+        p = 1 / (1 + np.exp(-x))
+    else:
+        p = np.exp(x - np.logaddexp.reduce(x, axis=1, keepdims=True))
+        p, target = p[:, 1:], target[:, 1:]
+    expected = 1 - _dice(p * known, target.astype(float), over_batch)
+    assert float(loss) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    assert 0 <= float(loss) <= 1
+
+
+@pytest.mark.parametrize("over_batch", [False, True])
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_the_dice_loss_has_the_gradient_of_its_value(over_batch: bool, exclusive: bool) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(2, 2, 2, 3, 2, dtype=torch.float64, requires_grad=True)
+    target = torch.randint(0, 2, (2, 1, 2, 3, 2))
+    mask = (torch.rand(2, 1, 2, 3, 2) > 0.3).double()
+    loss = Dice(exclusive=exclusive, over_batch=over_batch)
+    assert torch.autograd.gradcheck(lambda x: loss(x, target, mask), (logits,))
+
+
+def test_over_the_batch_a_false_positive_in_an_empty_slice_is_taught() -> None:
+    """Alone, a slice without the structure has a Dice that is flat: nothing is learned from it."""
+    target = torch.zeros(2, 1, 1, 4, 4, dtype=torch.long)
+    target[0, 0, 0, :2] = 1
+    found = {}
+    for over_batch in (False, True):
+        logits = torch.zeros(2, 2, 1, 4, 4, requires_grad=True)
+        Dice(over_batch=over_batch)(logits, target).backward()
+        assert logits.grad is not None
+        found[over_batch] = float(logits.grad[1].abs().max())
+    assert found[False] < 1e-5
+    assert found[True] > 1e-3
 
 
 @pytest.mark.parametrize("name", ["classes with ignore", "regions with ignore"])
@@ -257,6 +307,7 @@ def test_losses_are_built_by_name_with_what_the_settings_say(name: str) -> None:
     target, mask = TargetEncoder(scheme)(labels)
     exclusive = not scheme.has_regions
     expected = {
+        "dice": Dice(exclusive=exclusive, over_batch=True),
         "ce": CrossEntropy(exclusive=exclusive),
         "hra_ce": HardRegionCrossEntropy(0.3, average="selected", exclusive=exclusive),
         "hra_dice": HardRegionDice(0.3, exclusive=exclusive, over_batch=True),
@@ -275,7 +326,7 @@ def test_losses_are_built_by_name_with_what_the_settings_say(name: str) -> None:
         assert torch.equal(built(logits, labels), expected_default)
 
 
-@pytest.mark.parametrize("kind", ["ce", "hra_ce", "hra_dice", "hra_mse", "balanced_ce"])
+@pytest.mark.parametrize("kind", ["dice", "ce", "hra_ce", "hra_dice", "hra_mse", "balanced_ce"])
 def test_every_loss_learns_over_the_resolutions_of_deep_supervision(kind: str) -> None:
     scheme = SCHEMES["classes with ignore"]
     torch.manual_seed(0)

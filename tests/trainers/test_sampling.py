@@ -252,7 +252,7 @@ def test_away_from_borders_a_voxel_is_at_every_place_of_the_patch_alike() -> Non
 def test_single_samples_are_forced_that_share_of_the_steps() -> None:
     def forced(share: float, batch_size: int = 1) -> list[bool]:
         source = PatchSource((), (1, 1, 1), (0, 0, 0), batch_size, share, None, 0)
-        return [source._is_forced(step, 0) for step in range(12)]
+        return [source.wanted(step, 0) for step in range(12)]
 
     assert sum(forced(1 / 3)) in (3, 4)
     assert forced(0.5) == [False, True] * 6

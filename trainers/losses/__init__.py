@@ -1,7 +1,7 @@
 """Losses on logits.
 
-Read in this order: `targets` (label maps -> what losses compare with), `dice` (the default, Dice +
-cross-entropy), `voxels` (what the losses below share), `entropy`, `hard_regions`, `balanced`,
+Read in this order: `targets` (label maps -> what losses compare with), `voxels` (what most losses
+share), `dice` (Dice, and the default, Dice + cross-entropy), `entropy`, `hard_regions`, `balanced`,
 `deep_supervision`, `choice` (a loss by its name), `counts` (Dice of held-out patches).
 """
 
@@ -9,7 +9,7 @@ from renalplan.trainers.losses.balanced import BalancedCrossEntropy
 from renalplan.trainers.losses.choice import LossSettings, build_loss, build_voxel_loss
 from renalplan.trainers.losses.counts import dice_counts
 from renalplan.trainers.losses.deep_supervision import DeepSupervision, shrink
-from renalplan.trainers.losses.dice import DiceCrossEntropy, masked_mean, soft_dice
+from renalplan.trainers.losses.dice import Dice, DiceCrossEntropy, masked_mean, soft_dice
 from renalplan.trainers.losses.entropy import CrossEntropy
 from renalplan.trainers.losses.hard_regions import (
     HardRegionCrossEntropy,
@@ -23,6 +23,7 @@ __all__ = [
     "BalancedCrossEntropy",
     "CrossEntropy",
     "DeepSupervision",
+    "Dice",
     "DiceCrossEntropy",
     "HardRegionCrossEntropy",
     "HardRegionDice",

@@ -10,7 +10,7 @@ from torch import nn
 from renalplan.files import Record
 from renalplan.labels import LabelScheme
 from renalplan.trainers.losses.balanced import BalancedCrossEntropy
-from renalplan.trainers.losses.dice import DiceCrossEntropy
+from renalplan.trainers.losses.dice import Dice, DiceCrossEntropy
 from renalplan.trainers.losses.entropy import CrossEntropy
 from renalplan.trainers.losses.hard_regions import (
     HardRegionCrossEntropy,
@@ -26,10 +26,10 @@ class LossSettings(Record):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    name: Literal["dice_ce", "ce", "hra_ce", "hra_dice", "hra_mse", "balanced_ce"] = Field(
+    name: Literal["dice_ce", "dice", "ce", "hra_ce", "hra_dice", "hra_mse", "balanced_ce"] = Field(
         default="dice_ce",
-        description="dice_ce is nnU-Net's Dice + cross-entropy; hra_* look only at hard regions; "
-        "balanced_ce weighs every class alike",
+        description="dice_ce is nnU-Net's Dice + cross-entropy, dice and ce are its parts; hra_* look "
+        "only at hard regions; balanced_ce weighs every class alike",
     )
     threshold: float = Field(
         default=0.1,
@@ -74,6 +74,8 @@ def build_voxel_loss(
     """
     threshold, average = settings.threshold, settings.average
     match settings.name:
+        case "dice":
+            return Dice(exclusive=exclusive, over_batch=over_batch)
         case "ce":
             return CrossEntropy(exclusive=exclusive)
         case "hra_ce":

@@ -1,4 +1,4 @@
-"""Soft Dice, and nnU-Net's Dice + cross-entropy.
+"""Soft Dice, as a loss by itself and in nnU-Net's Dice + cross-entropy.
 
 Sources:
     [Isensee2021] F. Isensee et al., nnU-Net: a self-configuring method for deep learning-based
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from renalplan.labels import LabelScheme
 from renalplan.trainers.losses.targets import TargetEncoder
+from renalplan.trainers.losses.voxels import VoxelLoss, Voxels
 
 
 def soft_dice(
@@ -38,6 +39,28 @@ def soft_dice(
     intersection = (probabilities * target).sum(axes)
     total = probabilities.sum(axes) + target.sum(axes)
     return ((2 * intersection + smooth) / (total + smooth).clamp_min(1e-8)).mean()
+
+
+class Dice(VoxelLoss):
+    """1 - soft Dice, in [0, 1]; background of exclusive classes has no Dice of its own.
+
+    Attributes:
+        exclusive: True takes softmax over the channels and leaves out the first, background; false,
+            or a single channel, takes sigmoids and every channel.
+        over_batch: See `soft_dice`. A sample without the structure teaches next to nothing by
+            itself (its Dice is flat near 0); over the batch, what is wrongly found in it counts.
+    """
+
+    def __init__(self, *, exclusive: bool = True, over_batch: bool = False) -> None:
+        super().__init__(exclusive=exclusive)
+        self.over_batch = over_batch
+
+    def value(self, voxels: Voxels) -> Tensor:
+        """See `VoxelLoss.value`."""
+        predicted, target = voxels.probabilities(), voxels.target
+        if voxels.exclusive:
+            predicted, target = predicted[:, 1:], target[:, 1:]
+        return 1 - soft_dice(predicted, target, voxels.known, over_batch=self.over_batch)
 
 
 class DiceCrossEntropy(nn.Module):
