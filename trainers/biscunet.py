@@ -14,9 +14,10 @@ from renalplan.errors import UsageError
 from renalplan.model_folder import SegmenterSpec
 from renalplan.networks.divisor import require_multiples
 from renalplan.plan import StagePlan
+from renalplan.store import ItemArrays
 from renalplan.trainers.phase import ComputePhase, Phase
 from renalplan.trainers.rois import RoiSource, jitter_mm, measure_rough_errors, read_kidneys
-from renalplan.trainers.sampling import BatchSource, PatchSource
+from renalplan.trainers.sampling import PatchSource
 from renalplan.trainers.scunet import SCUNet, SCUNetSettings, SCUNetStage
 from renalplan.trainers.settings import TrainerSettings
 from renalplan.trainers.task import TrainingTask
@@ -39,10 +40,9 @@ class FineStage(SCUNetStage):
 
     settings: BiSCUNetSettings
 
-    def patches(self, task: TrainingTask) -> BatchSource:
-        """See `SCUNetStage.patches`."""
-        source = super().patches(task)
-        assert isinstance(source, PatchSource)
+    def patches(self, task: TrainingTask, items: tuple[ItemArrays, ...]) -> PatchSource:
+        """See `SupervisedStage.patches`."""
+        source = super().patches(task, items)
         rough = task.plan.stage(self.stage.previous or "")
         kidneys = read_kidneys(task.fold_folder / ERRORS_NAME)
         first = task.training_items(rough)[0]
@@ -50,7 +50,7 @@ class FineStage(SCUNetStage):
         return RoiSource(
             **fields,
             kidneys=kidneys.boxes,
-            spacing=self.spacing(task),
+            spacing=task.stage_spacing(self.stage),
             slice_axis=task.plan.axes.index("z"),
             margin_mm=self.stage.margin_mm,
             jitter_mm=jitter_mm(kidneys, task.spacing_of(rough, first), self.settings.jitter),

@@ -89,12 +89,24 @@ class PatchSource:
     def _sample(self, step: int, place: int) -> Sample:
         wanted = self.wanted(step, place)
         with seeded(self.seed, step, place) as generator:
-            image, labels = self.read(*self.draw(generator, wanted))
-            sample: Sample = {
-                "image": torch.from_numpy(image),
-                "segmentation": torch.from_numpy(labels.astype(np.int16)),
-            }
-            return self.transform(**sample) if self.transform else sample
+            return self.sample(*self.draw(generator, wanted))
+
+    def sample(self, item: ItemArrays, corner: tuple[int, ...]) -> Sample:
+        """The augmented patch there; call it in a `seeded` block."""
+        image, labels = self.read(item, corner)
+        sample: Sample = {
+            "image": torch.from_numpy(image),
+            "segmentation": torch.from_numpy(labels.astype(np.int16)),
+        }
+        return self.transform(**sample) if self.transform else sample
+
+    def read(self, item: ItemArrays, corner: tuple[int, ...]) -> tuple[NDArray, NDArray]:
+        """Image (C, …) float32 and labels (channels, …) of the patch there, with its margin."""
+        start, size = with_margin(corner, self.patch, self.margin)
+        image, labels = item.patch(start, size)
+        if self.extra is not None:
+            labels = np.concatenate([labels, self.extra(item, start, size)])
+        return image, labels
 
     def wanted(self, step: int, place: int) -> int:
         """What a sample must hold: 0 anything, 1 foreground. A subclass may tell more apart."""
@@ -106,15 +118,7 @@ class PatchSource:
     def draw(self, generator: Generator, wanted: int) -> tuple[ItemArrays, tuple[int, ...]]:
         """An item and the corner of a patch in it."""
         item = draw_item(self.items, generator)
-        return item, self.corner(item, self._voxel(item, generator, bool(wanted)), generator)
-
-    def read(self, item: ItemArrays, corner: tuple[int, ...]) -> tuple[NDArray, NDArray]:
-        """Image (C, …) float32 and labels (channels, …) of the patch there, with its margin."""
-        start, size = with_margin(corner, self.patch, self.margin)
-        image, labels = item.patch(start, size)
-        if self.extra is not None:
-            labels = np.concatenate([labels, self.extra(item, start, size)])
-        return image, labels
+        return item, self.corner(item, self.voxel(item, generator, bool(wanted)), generator)
 
     def corner(
         self, item: ItemArrays, voxel: NDArray[np.int32] | None, generator: Generator
@@ -125,7 +129,7 @@ class PatchSource:
         return corner_around(voxel, item.item.shape, self.patch, generator)
 
     @staticmethod
-    def _voxel(item: ItemArrays, generator: Generator, forced: bool) -> NDArray[np.int32] | None:
+    def voxel(item: ItemArrays, generator: Generator, forced: bool) -> NDArray[np.int32] | None:
         """What the patch must hold: a structure's voxel if `forced`; else None, or an annotated
         voxel where a dataset has an ignore label, since a patch without one teaches nothing.
         """

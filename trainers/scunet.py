@@ -74,25 +74,13 @@ class SCUNetStage(SupervisedStage):
         """See `TrainedNetwork.training_batches`; batches hold the edges as well."""
         scheme = task.scheme_of(self.stage)
         return EdgeSource(
-            source=self.patches(task),
+            source=self.patches(task, task.training_items(self.stage)),
             outlines=outlines(scheme),
-            spacing=self.spacing(task),
+            spacing=task.stage_spacing(self.stage),
             method=self.settings.edges,
             slice_axis=task.plan.axes.index("z"),
             ignore=scheme.ignore,
         )
-
-    def patches(self, task: TrainingTask) -> BatchSource:
-        """Where the patches come from that edges are added to."""
-        return super().training_batches(task)
-
-    def spacing(self, task: TrainingTask) -> tuple[float, float, float]:
-        """mm along the plan's axes; where the stage keeps each scan's own, the first item's."""
-        z, y, x = self.stage.spacing
-        if z is None or y is None or x is None:
-            item = task.training_items(self.stage)[0]
-            return task.spacing_of(self.stage, item)
-        return z, y, x
 
     def loss(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> Tensor:
         """Sum over the branches, each with equal weight [BiSC, section 2.1]."""

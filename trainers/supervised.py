@@ -60,7 +60,8 @@ class Recipe(Record):
     time_decay: float = Field(
         default=1e-5, ge=0, description="schedule=time divides the rate by 1 + time_decay * step"
     )
-    momentum: float = Field(default=0.99, ge=0, lt=1, description="Nesterov's, of sgd")
+    momentum: float = Field(default=0.99, ge=0, lt=1, description="of sgd")
+    nesterov: bool = Field(default=True, description="sgd looks ahead along its momentum")
     weight_decay: float = Field(default=3e-5, ge=0)
     foreground_share: float = Field(
         default=0.33, ge=0, le=1, description="share of patches that must hold foreground"
@@ -137,9 +138,17 @@ class SupervisedStage(TrainedNetwork):
 
     def training_batches(self, task: TrainingTask) -> BatchSource:
         """See `TrainedNetwork.training_batches`."""
-        items = task.training_items(self.stage)
+        return self.patches(task, task.training_items(self.stage))
+
+    def patches(self, task: TrainingTask, items: tuple[ItemArrays, ...]) -> PatchSource:
+        """Augmented patches of these items."""
         augmentation = self.augmentation(task, self.settings.augmentation)
         return self.source(task, items, augmentation, self.seed)
+
+    def plain_patches(self, task: TrainingTask, items: tuple[ItemArrays, ...]) -> PatchSource:
+        """Patches of these items that are not augmented, to look at."""
+        plain = self.augmentation(task, AugmentationSettings(enabled=False))
+        return self.source(task, items, plain, VALIDATION_SEED)
 
     def augmentation(self, task: TrainingTask, settings: AugmentationSettings) -> Augmentation:
         """How patches are varied."""
@@ -158,7 +167,7 @@ class SupervisedStage(TrainedNetwork):
         augmentation: Augmentation,
         seed: int,
     ) -> PatchSource:
-        """Patches of these items, for training or for looking at held-out ones."""
+        """Patches of these items."""
         return PatchSource(
             items=items,
             patch=self.stage.patch_size,
@@ -184,8 +193,9 @@ class SupervisedStage(TrainedNetwork):
         if self.settings.optimizer == "adamw":
             return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
         momentum = self.settings.momentum
+        nesterov = self.settings.nesterov and momentum > 0
         return torch.optim.SGD(
-            parameters, lr=rate, momentum=momentum, nesterov=momentum > 0, weight_decay=decay
+            parameters, lr=rate, momentum=momentum, nesterov=nesterov, weight_decay=decay
         )
 
     def rate(self, step: int, steps: int) -> float:
@@ -201,20 +211,24 @@ class SupervisedStage(TrainedNetwork):
         if not self.settings.validation_iterations or not task.fold.val:
             return {}
         scheme = self.scheme(task)
-        source = self._held_out(task)
+        source = self.held_out_batches(task)
         encoder = TargetEncoder(scheme).to(device)
         counts = torch.zeros((3, len(scheme.foreground)), dtype=torch.float64, device=device)
         for step in range(self.settings.validation_iterations):
             batch = {k: v.to(device) for k, v in source.batch(step).items()}
-            counts += dice_counts(network(batch["image"]), batch["labels"], encoder)
+            counts += dice_counts(self.predict(network, batch), batch["labels"], encoder)
         true, false_positive, false_negative = counts.cpu()
         dice = 2 * true / (2 * true + false_positive + false_negative).clamp_min(1)
         return {f"dice_{name}": float(d) for name, d in zip(scheme.foreground, dice, strict=True)}
 
-    def _held_out(self, task: TrainingTask) -> PatchSource:
-        plain = self.augmentation(task, AugmentationSettings(enabled=False))
-        items = task.held_out_items(self.stage)
-        return self.source(task, items, plain, VALIDATION_SEED)
+    def predict(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """Logits (B, heads, *patch) of a batch, for `validate`."""
+        logits: Tensor = network(batch["image"])
+        return logits
+
+    def held_out_batches(self, task: TrainingTask) -> BatchSource:
+        """Where `validate` takes its batches from: held-out cases, not augmented."""
+        return self.plain_patches(task, task.held_out_items(self.stage))
 
     def _previous(self, task: TrainingTask) -> PreviousLabels | None:
         if not self.stage.previous_as_channels:

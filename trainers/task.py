@@ -98,6 +98,13 @@ class TrainingTask:
         """
         return require_case(self.stores / stage.name, item.case).spacing
 
+    def stage_spacing(self, stage: StagePlan) -> Spacing:
+        """mm along the plan's axes; where a stage keeps each scan's own, the first item's."""
+        z, y, x = stage.spacing
+        if z is None or y is None or x is None:
+            return self.spacing_of(stage, self.training_items(stage)[0])
+        return z, y, x
+
     def unlabelled_items(self, stage: StagePlan) -> tuple[ItemArrays, ...]:
         """Stored arrays of the cases without labels; whole scans also where a stage sees regions."""
         return tuple(open_items(self.stores / stage.name, self.unlabelled))

@@ -180,7 +180,7 @@ def test_the_kidney_mask_is_corrupted_in_training_alone(make_task: Make) -> None
     trainer.phases()[0].run(task)
     phase = _phases(trainer)["tumor_2d"]
     assert phase.kind is TumorSliceSource
-    held_out = phase._held_out(task)
+    held_out = phase.held_out_batches(task)
     for step in range(4):
         batch = held_out.batch(step)
         mask = batch["image"][:, 1]

@@ -146,7 +146,7 @@ def test_a_stage_that_keeps_each_scans_spacing_takes_the_first_items(make_task: 
         stage.model_copy(update={"spacing": (None, 2.0, 2.0)}) for stage in task.plan.stages
     )
     own = replace(task, plan=task.plan.model_copy(update={"stages": stages}))
-    assert _phase(own).spacing(own) == (2.0, 2.0, 2.0)
+    assert own.stage_spacing(own.stages[0]) == (2.0, 2.0, 2.0)
 
 
 def _balanced(logits: Tensor, target: Tensor, known: Tensor) -> float:

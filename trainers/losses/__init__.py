@@ -6,7 +6,7 @@ share), `dice` (Dice, and the default, Dice + cross-entropy), `entropy`, `hard_r
 """
 
 from renalplan.trainers.losses.balanced import BalancedCrossEntropy
-from renalplan.trainers.losses.choice import LossSettings, build_loss
+from renalplan.trainers.losses.choice import LossSettings, build_loss, build_voxel_loss
 from renalplan.trainers.losses.counts import dice_counts
 from renalplan.trainers.losses.deep_supervision import DeepSupervision, shrink
 from renalplan.trainers.losses.dice import Dice, DiceCrossEntropy, masked_mean, soft_dice
@@ -17,6 +17,7 @@ from renalplan.trainers.losses.hard_regions import (
     HardRegionMSE,
 )
 from renalplan.trainers.losses.targets import OnLabels, TargetEncoder
+from renalplan.trainers.losses.voxels import VoxelLoss
 
 __all__ = [
     "BalancedCrossEntropy",
@@ -30,7 +31,9 @@ __all__ = [
     "LossSettings",
     "OnLabels",
     "TargetEncoder",
+    "VoxelLoss",
     "build_loss",
+    "build_voxel_loss",
     "dice_counts",
     "masked_mean",
     "shrink",

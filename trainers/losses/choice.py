@@ -18,6 +18,7 @@ from renalplan.trainers.losses.hard_regions import (
     HardRegionMSE,
 )
 from renalplan.trainers.losses.targets import OnLabels
+from renalplan.trainers.losses.voxels import VoxelLoss
 
 
 class LossSettings(Record):
@@ -52,22 +53,38 @@ def build_loss(
         settings: Which loss.
         over_batch: Of the losses with Dice, see `soft_dice`.
     """
-    threshold, average = settings.threshold, settings.average
+    if settings.name == "dice_ce":
+        return DiceCrossEntropy(scheme, over_batch=over_batch)
     exclusive = not scheme.has_regions
-    loss: nn.Module
+    return OnLabels(build_voxel_loss(settings, exclusive=exclusive, over_batch=over_batch), scheme)
+
+
+def build_voxel_loss(
+    settings: LossSettings, *, exclusive: bool = True, over_batch: bool = False
+) -> VoxelLoss:
+    """The loss of logits (B, K, Z, Y, X) with encoded targets and a mask.
+
+    Args:
+        settings: Which loss.
+        exclusive: Softmax over the channels, or a sigmoid each.
+        over_batch: Of the losses with Dice, see `soft_dice`.
+
+    Raises:
+        ValueError: `dice_ce`, which is not a `VoxelLoss`.
+    """
+    threshold, average = settings.threshold, settings.average
     match settings.name:
-        case "dice_ce":
-            return DiceCrossEntropy(scheme, over_batch=over_batch)
         case "dice":
-            loss = Dice(exclusive=exclusive, over_batch=over_batch)
+            return Dice(exclusive=exclusive, over_batch=over_batch)
         case "ce":
-            loss = CrossEntropy(exclusive=exclusive)
+            return CrossEntropy(exclusive=exclusive)
         case "hra_ce":
-            loss = HardRegionCrossEntropy(threshold, average=average, exclusive=exclusive)
+            return HardRegionCrossEntropy(threshold, average=average, exclusive=exclusive)
         case "hra_dice":
-            loss = HardRegionDice(threshold, exclusive=exclusive, over_batch=over_batch)
+            return HardRegionDice(threshold, exclusive=exclusive, over_batch=over_batch)
         case "hra_mse":
-            loss = HardRegionMSE(threshold, average=average, exclusive=exclusive)
+            return HardRegionMSE(threshold, average=average, exclusive=exclusive)
         case "balanced_ce":
-            loss = BalancedCrossEntropy(threshold, exclusive=exclusive)
-    return OnLabels(loss, scheme)
+            return BalancedCrossEntropy(threshold, exclusive=exclusive)
+        case _:
+            raise ValueError(f"{settings.name} is not computed voxel by voxel.")
