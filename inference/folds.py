@@ -36,7 +36,7 @@ def mean_logits(
         left_right_axis: See `WindowPredictor`.
         batch: Windows computed at a time.
     """
-    mirrored = tuple(axis for axis in range(3) if patch[axis] > 1) if options.tta else ()
+    mirrored = mirror_axes(patch, options)
     total: Tensor | None = None
     for network, name in zip(networks, names, strict=True):
         predict = WindowPredictor(
@@ -54,6 +54,11 @@ def mean_logits(
         total = logits if total is None else total.add_(logits)
     assert total is not None, "there is at least one fold"
     return total.div_(len(networks))
+
+
+def mirror_axes(patch: Shape, options: InferenceOptions) -> tuple[int, ...]:
+    """Which axes of a window are mirrored: none that is one voxel long."""
+    return tuple(axis for axis in range(3) if patch[axis] > 1) if options.tta else ()
 
 
 def _progress(options: InferenceOptions, name: str) -> Progress | None:

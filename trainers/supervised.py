@@ -167,7 +167,7 @@ class SupervisedStage(TrainedNetwork):
         augmentation: Augmentation,
         seed: int,
     ) -> PatchSource:
-        """Patches of these items, for training or for looking at held-out ones."""
+        """Patches of these items."""
         return PatchSource(
             items=items,
             patch=self.stage.patch_size,

@@ -69,7 +69,7 @@ def test_nothing_set_means_the_defaults() -> None:
         ("optimizer=lion", "--set optimizer=lion: .*'sgd', 'adam' or 'adamw'"),
         ("schedule=cosine", "--set schedule=cosine: .*'poly', 'time' or 'constant'"),
         ("time_decay=-1", "--set time_decay=-1: .*greater than or equal to 0"),
-        ("loss.name=focal", r"--set loss\.name=focal: .*'dice_ce', 'ce', 'hra_ce'"),
+        ("loss.name=focal", r"--set loss\.name=focal: .*'dice_ce', 'dice', 'ce', 'hra_ce'"),
         ("loss.threshold=1", r"--set loss\.threshold=1: .*less than 1"),
         ("loss.average=some", r"--set loss\.average=some: .*'all' or 'selected'"),
         ("label_share=0", "--set label_share=0: .*greater than 0"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ import torch
 from renalplan.errors import UsageError
 from renalplan.geometry import Grid
 from renalplan.images import Volume
+from renalplan.inference.folds import mirror_axes
 from renalplan.inference.segmenter import InferenceOptions
 from renalplan.inference.segmenters.staged import StagedSegmenter
 from renalplan.model_folder import ModelFolder
@@ -154,18 +155,9 @@ def test_prediction_uses_the_patch_it_was_trained_with(make_task: Make) -> None:
 
 def test_a_trained_patch_of_one_slice_is_not_mirrored_across_it() -> None:
     """Which axes are mirrored follows the window that is used, not the plan's."""
-    stage = StagePlan(
-        name="whole",
-        spacing=(1.0, 1.0, 1.0),
-        median_shape=(8, 8, 8),
-        patch_size=(8, 8, 8),
-        batch_size=1,
-        network=NetworkSpec(factory="a:B"),
-    )
-    given: Any = {"stages": {"whole": "whole"}, "patch_sizes": {"whole": [1, 8, 8]}}
-    model: Any = None
-    segmenter = StagedSegmenter(model, ["0"], InferenceOptions(tta=True), **given)
-    assert segmenter._mirror_axes(stage) == (1, 2)
+    assert mirror_axes((1, 8, 8), InferenceOptions(tta=True)) == (1, 2)
+    assert mirror_axes((2, 8, 8), InferenceOptions(tta=True)) == (0, 1, 2)
+    assert mirror_axes((8, 8, 8), InferenceOptions()) == ()
 
 
 def test_every_network_phase_is_in_the_record(make_task: Make) -> None:
