@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from renalplan.files import Record
 from renalplan.labels import LabelScheme
 from renalplan.plan import NetworkSpec, StagePlan
+from renalplan.store import ItemArrays
 from renalplan.trainers.augmentation import AugmentationSettings, build_augmentation
-from renalplan.trainers.cascade import PreviousLabels
+from renalplan.trainers.beside import previous_labels
 from renalplan.trainers.losses import (
     DeepSupervision,
     LossSettings,
@@ -22,10 +23,11 @@ from renalplan.trainers.losses import (
     dice_counts,
 )
 from renalplan.trainers.phase import TrainedNetwork
-from renalplan.trainers.sampling import BatchSource, PatchSource
+from renalplan.trainers.sampling import BatchSource, PatchSource, Reader
 from renalplan.trainers.settings import TrainerSettings
 from renalplan.trainers.task import TrainingTask
 
+Schedule = Literal["poly", "time", "exponential", "constant"]
 VALIDATION_SEED = 977  # held-out patches are the same in every epoch, so figures can be compared
 
 
@@ -48,12 +50,16 @@ class Recipe(Record):
     learning_rate: float = Field(
         default=1e-2, gt=0, description="at the start; about 3e-3 suits adamw"
     )
-    schedule: Literal["poly", "time", "constant"] = Field(
+    schedule: Schedule = Field(
         default="poly",
-        description="learning rate: nnU-Net's polynomial decay, Keras' decay with time, or none",
+        description="learning rate: nnU-Net's polynomial decay, Keras' decay with time, exponential "
+        "decay, or none",
     )
     time_decay: float = Field(
         default=1e-5, ge=0, description="schedule=time divides the rate by 1 + time_decay * step"
+    )
+    decay_rate: float = Field(
+        default=0.9, gt=0, le=1, description="schedule=exponential multiplies by this every round"
     )
     momentum: float = Field(default=0.99, ge=0, lt=1, description="Nesterov's, of sgd")
     weight_decay: float = Field(default=3e-5, ge=0)
@@ -136,20 +142,29 @@ class SupervisedStage(TrainedNetwork):
             cascade=self.stage.previous_as_channels,
         )
         return PatchSource(
-            items=task.training_items(self.stage),
+            items=self.items(task),
             patch=self.stage.patch_size,
             margin=augmentation.margin,
             batch_size=self.settings.batch_size or self.stage.batch_size,
             foreground_share=self.settings.foreground_share,
             transform=augmentation.transform,
             seed=self.seed,
-            extra=self._previous(task),
+            extra=previous_labels(task, self.stage),
+            weights=self.weights(task),
         )
+
+    def items(self, task: TrainingTask) -> tuple[ItemArrays, ...]:
+        """What is learnt from: images and labels of the fold's training cases."""
+        return task.training_items(self.stage)
+
+    def weights(self, task: TrainingTask) -> Reader | None:
+        """What each voxel weighs in the loss; None where the loss has no voxel weights."""
+        return None
 
     def loss(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> Tensor:
         """See `TrainedNetwork.loss`."""
         self.criterion.to(batch["image"].device)
-        return self.criterion(network(batch["image"]), batch["labels"])
+        return self.criterion(network(batch["image"]), batch["labels"], *_weights(batch))
 
     def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
         """See `TrainedNetwork.optimizer`; what a network keeps frozen stays out of it."""
@@ -168,6 +183,8 @@ class SupervisedStage(TrainedNetwork):
         """See `TrainedNetwork.rate`."""
         if self.settings.schedule == "time":
             return 1 / (1 + self.settings.time_decay * step)
+        if self.settings.schedule == "exponential":
+            return float(self.settings.decay_rate ** (step / self.iterations))
         return 1.0 if self.settings.schedule == "constant" else super().rate(step, steps)
 
     def validate(
@@ -203,10 +220,9 @@ class SupervisedStage(TrainedNetwork):
             foreground_share=self.settings.foreground_share,
             transform=plain.transform,
             seed=VALIDATION_SEED,
-            extra=self._previous(task),
+            extra=previous_labels(task, self.stage),
         )
 
-    def _previous(self, task: TrainingTask) -> PreviousLabels | None:
-        if not self.stage.previous_as_channels:
-            return None
-        return PreviousLabels(task.fold_folder, self.stage.name)
+
+def _weights(batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    return (batch["weights"],) if "weights" in batch else ()

@@ -1,8 +1,8 @@
 """Losses on logits.
 
 Read in this order: `targets` (label maps -> what losses compare with), `dice` (the default, Dice +
-cross-entropy), `voxels` (what the losses below share), `entropy`, `hard_regions`, `balanced`,
-`deep_supervision`, `choice` (a loss by its name), `counts` (Dice of held-out patches).
+cross-entropy), `voxels` (what the losses below share), `entropy`, `weighted`, `hard_regions`, `balanced`,
+`sizes`, `deep_supervision`, `choice` (a loss by its name), `counts` (Dice of held-out patches).
 """
 
 from renalplan.trainers.losses.balanced import BalancedCrossEntropy
@@ -16,7 +16,9 @@ from renalplan.trainers.losses.hard_regions import (
     HardRegionDice,
     HardRegionMSE,
 )
+from renalplan.trainers.losses.sizes import SizeConstrainedCrossEntropy
 from renalplan.trainers.losses.targets import OnLabels, TargetEncoder
+from renalplan.trainers.losses.weighted import VoxelWeightedCrossEntropy
 
 __all__ = [
     "BalancedCrossEntropy",
@@ -28,7 +30,9 @@ __all__ = [
     "HardRegionMSE",
     "LossSettings",
     "OnLabels",
+    "SizeConstrainedCrossEntropy",
     "TargetEncoder",
+    "VoxelWeightedCrossEntropy",
     "build_loss",
     "dice_counts",
     "masked_mean",

@@ -18,6 +18,7 @@ from renalplan.trainers.losses.hard_regions import (
     HardRegionMSE,
 )
 from renalplan.trainers.losses.targets import OnLabels
+from renalplan.trainers.losses.weighted import VoxelWeightedCrossEntropy
 
 
 class LossSettings(Record):
@@ -25,10 +26,13 @@ class LossSettings(Record):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    name: Literal["dice_ce", "ce", "hra_ce", "hra_dice", "hra_mse", "balanced_ce"] = Field(
+    name: Literal["dice_ce", "ce", "wce", "hra_ce", "hra_dice", "hra_mse", "balanced_ce"] = Field(
         default="dice_ce",
-        description="dice_ce is nnU-Net's Dice + cross-entropy; hra_* look only at hard regions; "
-        "balanced_ce weighs every class alike",
+        description="dice_ce is nnU-Net's Dice + cross-entropy; wce weighs the background less; hra_* "
+        "look only at hard regions; balanced_ce weighs every class alike",
+    )
+    background_weight: float = Field(
+        default=0.2, ge=0, description="of wce: what background weighs; structures weigh 1"
     )
     threshold: float = Field(
         default=0.1,
@@ -60,6 +64,10 @@ def build_loss(
             return DiceCrossEntropy(scheme, over_batch=over_batch)
         case "ce":
             loss = CrossEntropy(exclusive=exclusive)
+        case "wce":
+            loss = VoxelWeightedCrossEntropy(
+                background=settings.background_weight, exclusive=exclusive
+            )
         case "hra_ce":
             loss = HardRegionCrossEntropy(threshold, average=average, exclusive=exclusive)
         case "hra_dice":
