@@ -34,6 +34,7 @@ TRAINERS = {
     "DenseBiasNet": "renalplan.trainers.densebiasnet",
     "SCUNet": "renalplan.trainers.scunet",
     "BiSCUNet": "renalplan.trainers.biscunet",
+    "GroupTraining": "renalplan.trainers.group",
 }
 
 setup(

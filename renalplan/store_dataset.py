@@ -88,7 +88,8 @@ def recipe(plan: Plan, stage: StagePlan) -> str:
         {
             "layout": LAYOUT,
             "axes": plan.axes,
-            "channels": [channel.model_dump(mode="json") for channel in plan.channels],
+            # what a plan does not use must not change the hash of stores made before it could
+            "channels": [c.model_dump(mode="json", exclude_none=True) for c in plan.channels],
             "spacing": stage.spacing,
             "region": stage.region,
             "margin_mm": stage.margin_mm if stage.region == "kidney" else None,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from renalplan.dataset import DatasetDescription
-from renalplan.geometry import Spacing
+from renalplan.geometry import Box, Spacing
 from renalplan.labels import LabelScheme
 from renalplan.model_folder import ModelFolder
 from renalplan.plan import Plan, StagePlan
@@ -43,6 +43,9 @@ class TrainingTask:
         fold_name: `0` … or `all`.
         unlabelled: Case ids of imagesUn: no fold's own, to learn images from.
         withheld: Those of patients that this fold holds out: there, but not to be read.
+        boxes: Case -> its boxes in boxesTr.csv, voxels of the canonical (z, y, x) scan; empty if
+            the dataset has no such file.
+        boxed: Cases with boxes instead of labels; what the stores hold as their labels are the boxes.
         stores: The plan's folder with one store a stage.
         model: The model folder being made.
         hardware: What to run on.
@@ -58,6 +61,8 @@ class TrainingTask:
     hardware: Hardware = field(default_factory=Hardware)
     unlabelled: tuple[str, ...] = ()
     withheld: tuple[str, ...] = ()
+    boxes: dict[str, tuple[Box, ...]] = field(default_factory=dict)
+    boxed: frozenset[str] = frozenset()
 
     @property
     def scheme(self) -> LabelScheme:
@@ -105,3 +110,7 @@ class TrainingTask:
     def held_out_items(self, stage: StagePlan) -> tuple[ItemArrays, ...]:
         """Stored arrays of the held-out cases: to look at, never to learn from."""
         return tuple(open_items(self.stores / stage.name, self.fold.val))
+
+    def judged_items(self, stage: StagePlan) -> tuple[ItemArrays, ...]:
+        """Those of them that have labels to compare with."""
+        return tuple(item for item in self.held_out_items(stage) if item.case not in self.boxed)
