@@ -10,9 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from renalplan.boxes import BOXES, canonical_box, outside
 from renalplan.dataset import Case, Dataset, DatasetDescription
-from renalplan.errors import RenalplanError, TrainingError, UsageError
+from renalplan.errors import DatasetError, RenalplanError, TrainingError, UsageError
 from renalplan.files import read_record
+from renalplan.geometry import Box
+from renalplan.images import read_grid
 from renalplan.model_folder import ModelFolder
 from renalplan.plan import Plan
 from renalplan.plan_files import find_plan
@@ -88,11 +91,18 @@ def train(
     description = read_record(preprocessed / "dataset.json", DatasetDescription)
 
     kind, values = _method(trainer, settings or [], device)
+    boxed = frozenset(case.id for case in cases.values() if case.is_boxed)
+    if boxed and not kind.uses_boxes:
+        raise UsageError(
+            f"{dataset.folder / BOXES} stands for the labels of {len(boxed)} cases, such as "
+            f"{min(boxed)}; {trainer} needs labels. GroupTraining learns from boxes."
+        )
     unlabelled = dataset.unlabelled_cases
     needed = [case.id for case in (*cases.values(), *(unlabelled if kind.uses_unlabelled else ()))]
     used = configuration or plan.default_configuration
     path = workspace.results(dataset.name) / (name or _model_name(trainer, plan, used))
     base = _task_on(device, precision, workers, progress)
+    boxes = _canonical_boxes(cases) if kind.uses_boxes else {}
     trainers: dict[str, Trainer] = {}
     for fold_name, split in folds.items():
         strangers = _strangers(unlabelled, split, patients)
@@ -106,6 +116,8 @@ def train(
             model=ModelFolder(path),
             unlabelled=strangers,
             withheld=tuple(case.id for case in unlabelled if case.id not in strangers),
+            boxes=boxes,
+            boxed=boxed,
         )
         trainers[fold_name] = kind(task_of_fold, values)
         trainers[fold_name].check()
@@ -115,7 +127,7 @@ def train(
         model = _open_model(running, trainer, restart, others=not folds.keys() >= _folds_in(path))
         results[fold_name] = train_and_validate(running, model, dataset, cases)
     if wanted == "cv":
-        _gather(path, folds)
+        _gather(path, [name for name, scores in results.items() if scores])
     return Trained(model=path, folds=results)
 
 
@@ -140,9 +152,12 @@ def _folds_in(path: Path) -> set[str]:
     return {p.name.removeprefix("fold_") for p in path.glob("fold_*")}
 
 
-def _gather(path: Path, folds: dict[str, Fold]) -> None:
+def _gather(path: Path, folds: list[str]) -> None:
+    """One table of the folds that were scored."""
     from renalplan.evaluation.crossval import gather_folds
 
+    if not folds:
+        return
     gather_folds({int(f): path / f"fold_{f}" / "validation" for f in folds}, path)
 
 
@@ -169,11 +184,17 @@ def train_and_validate(
     """Run a fold's phases, then predict its held-out scans as any scan and score them.
 
     Returns:
-        Structure -> mean Dice; empty if nothing is held out.
+        Structure -> mean Dice; empty if nothing is held out, or nothing with labels.
     """
     trainer.run()
     task = trainer.task
-    if not task.fold.val:
+    judged = [case for case in task.fold.val if cases[case].label is not None]
+    if left_out := len(task.fold.val) - len(judged):
+        log.info(
+            "fold %s: %d of %d held-out cases have boxes and no labels, so they are not scored",
+            task.fold_name, left_out, len(task.fold.val),
+        )  # fmt: skip
+    if not judged:
         return {}
     from renalplan.evaluation.evaluate import evaluate_folders
     from renalplan.images import image_ending
@@ -187,14 +208,14 @@ def train_and_validate(
         ScanFiles(
             id=c, images=cases[c].images, ending=image_ending(cases[c].images[0]) or ".nii.gz"
         )
-        for c in task.fold.val
+        for c in judged
     ]
     report = predictor.predict_folder(scans, out)
     if report.failed:
         case, reason = next(iter(report.failed.items()))
         raise TrainingError(f"validation of {case} failed: {reason}")
     evaluation = evaluate_folders(
-        out, dataset.folder / "labelsTr", task.scheme, out, cases=set(task.fold.val)
+        out, dataset.folder / "labelsTr", task.scheme, out, cases=set(judged)
     )
     scores = evaluation.summary.structures.items()
     return {name: structure.scores["dice"].mean for name, structure in scores}
@@ -227,6 +248,22 @@ def _strangers(
     """Unlabelled cases of patients that the fold does not hold out: the rest are not for learning."""
     held_out = {patients[case] for case in fold.val}
     return tuple(case.id for case in unlabelled if case.patient not in held_out)
+
+
+def _canonical_boxes(cases: dict[str, Case]) -> dict[str, tuple[Box, ...]]:
+    """Case -> its boxes in boxesTr.csv, in canonical voxels.
+
+    Raises:
+        DatasetError: a box lies beyond its image.
+    """
+    found = {}
+    for case in cases.values():
+        if case.boxes:
+            grid = read_grid(case.images[0])
+            if problems := outside(case.boxes_in, case.boxes, grid):
+                raise DatasetError(problems[0])
+            found[case.id] = tuple(canonical_box(box.box, grid) for box in case.boxes)
+    return found
 
 
 def _model_name(trainer: str, plan: Plan, configuration: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import shutil
 import signal
@@ -16,11 +18,13 @@ import pytest
 
 from renalplan.errors import UsageError
 from renalplan.images import read_grid, read_volume
+from renalplan.integrity import check_dataset
 from renalplan.model_folder import ModelFolder
+from renalplan.phantom import make_phantom_dataset
 from renalplan.planners.options import PlanOptions
 from renalplan.planning import plan_and_preprocess
 from renalplan.predicting import predict
-from renalplan.training import train
+from renalplan.training import Trained, train
 from renalplan.workspace import Workspace
 
 TRAINER = "renalplan.trainers.group:GroupTraining"
@@ -94,14 +98,13 @@ def test_every_phase_leaves_what_the_next_one_needs(uninterrupted: Path) -> None
     assert not list(uninterrupted.rglob(".tmp-*"))
 
 
-@pytest.mark.parametrize("phase", ["locate", "group_1", "fine"])
+@pytest.mark.parametrize("phase", ["group_1", "fine"])
 def test_killed_while_it_trains_it_goes_on_there_and_ends_the_same(
     workspace: Workspace, uninterrupted: Path, phase: str
 ) -> None:
     fold = workspace.results("Dataset001_Analytic") / "killed" / "fold_0"
     shutil.rmtree(fold.parent, ignore_errors=True)
-    settings = [*SETTINGS, "earlier.epochs=2"] if phase == "locate" else SETTINGS
-    code = SCRIPT.format(trainer=TRAINER, settings=settings)
+    code = SCRIPT.format(trainer=TRAINER, settings=SETTINGS)
     child = subprocess.Popen(
         [sys.executable, "-c", code, str(workspace.root)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -118,10 +121,9 @@ def test_killed_while_it_trains_it_goes_on_there_and_ends_the_same(
     done = [*fold.rglob("model.safetensors"), *fold.rglob("done")]
     before = [path.stat().st_mtime_ns for path in done]
     assert not (fold / phase / "model.safetensors").exists()
-    model = _train(workspace, "killed", settings=settings)
+    model = _train(workspace, "killed")
     assert [path.stat().st_mtime_ns for path in done] == before
-    if phase != "locate":
-        assert _weights(model) == _weights(uninterrupted)
+    assert _weights(model) == _weights(uninterrupted)
 
 
 @pytest.mark.parametrize("phase", ["boxes", "locate_masks", "pseudo_masks", "fusion"])
@@ -215,3 +217,44 @@ def test_two_structures_are_refused_before_anything_is_written(
     with pytest.raises(UsageError, match="one label besides background"):
         _train(workspace, "two")
     assert not (workspace.results("Dataset001_Analytic") / "two").exists()
+
+
+def test_boxes_without_any_label_are_enough(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    workspace = Workspace(tmp_path)
+    folder = tmp_path / "raw" / "Dataset003_Boxes"
+    make_phantom_dataset(folder, cases=3, task="boxes", size=(32, 48, 48), seed=3)
+    shutil.rmtree(folder / "labelsTr")
+    assert check_dataset(folder) == []
+    plan_and_preprocess(
+        "3",
+        options=PlanOptions(base_features=4, max_features=8, cascade="none", gpu_memory_gb=0.1,
+                            window=(-200, 500)),
+        workspace=workspace, workers=0, progress=False,
+    )  # fmt: skip
+
+    def run(trainer: str, *settings: str) -> Trained:
+        given = ["epochs=1", "iterations=1", "batch_size=1", *settings]
+        return train(
+            "3", 0, trainer, settings=given, workspace=workspace, workers=0, progress=False,
+            device="cpu",
+        )  # fmt: skip
+
+    with pytest.raises(UsageError, match=r"boxesTr\.csv stands for the labels of 3 cases"):
+        run("UNet")
+    with pytest.raises(UsageError, match="box_margin makes boxes from labels"):
+        run(TRAINER, "k=0", "box_margin=0")
+    caplog.set_level(logging.INFO, logger="renalplan")
+    trained = run(TRAINER, "k=0")
+    assert trained.folds == {"0": {}}
+    assert "have boxes and no labels, so they are not scored" in caplog.text
+    fold = trained.model / "fold_0"
+    found = json.loads((fold / "boxes" / "boxes.json").read_text())
+    assert found["source"] == "boxesTr.csv"
+    rows = (folder / "boxesTr.csv").read_text().splitlines()[1:]
+    assert sum(map(len, found["boxes"].values())) == sum(
+        row.split(",")[0] in found["boxes"] for row in rows
+    )
+    report = predict(
+        folder / "imagesTr", tmp_path / "out", models=[trained.model], device="cpu", progress=False
+    )
+    assert len(report.done) == 3
