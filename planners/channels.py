@@ -89,7 +89,9 @@ def plan_channels(
                     name=name, normalisation="window", intensities=intensities, window=window
                 )
             )
-            reasons.append(f"channel {name!r} is CT: {window[0]:g} to {window[1]:g} HU, as asked for.")
+            reasons.append(
+                f"channel {name!r} is CT: {window[0]:g} to {window[1]:g} HU, as asked for."
+            )
             continue
         plans.append(ChannelPlan(name=name, normalisation=rule, intensities=intensities))
         if rule == "ct":

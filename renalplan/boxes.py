@@ -87,7 +87,9 @@ def _row(
     try:
         label, z0, y0, x0, z1, y1, x1 = (int(cell) for cell in row[1:])
     except ValueError:
-        raise DatasetError(f"{where}: label and corners must be whole numbers: {row[1:]}.") from None
+        raise DatasetError(
+            f"{where}: label and corners must be whole numbers: {row[1:]}."
+        ) from None
     if label not in allowed:
         raise DatasetError(
             f"{where}: dataset.json has no structure of label {label}; it has {sorted(allowed)}."

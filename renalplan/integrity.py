@@ -94,7 +94,9 @@ def list_cases(dataset: Dataset) -> tuple[list[str], list[Case]]:
             problems.append(str(problem))
         rows = boxes.get(case_id, ())
         cases.append(
-            Case(id=case_id, images=images, label=label, boxes=rows, boxes_in=dataset.folder / BOXES)
+            Case(
+                id=case_id, images=images, label=label, boxes=rows, boxes_in=dataset.folder / BOXES
+            )
         )
     if labels.is_dir():
         lonely = [

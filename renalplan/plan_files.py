@@ -57,7 +57,9 @@ def remembered_options(folder: Path, asked: PlanOptions | None = None) -> PlanOp
     known = read_record(path, PlanOrigin).options
     if asked is not None and known["planner"] != asked.planner:
         return asked
-    values = {name: tuple(v) if isinstance(v, list) else v for name, v in known.items()}
+    values: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in known.items()
+    }
     return PlanOptions(**values)
 
 

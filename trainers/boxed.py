@@ -176,9 +176,7 @@ class BoxTrainer(StagedTrainer):
         name, network = f"{stage.name}_masks", self.network_of(stage)
         return [
             ComputePhase(name, lambda task, folder: write_ellipsoids(task, stage, folder)),
-            WeakStage(
-                stage.name, stage, network, self.settings.earlier, self.seed, masks=name
-            ),
+            WeakStage(stage.name, stage, network, self.settings.earlier, self.seed, masks=name),
         ]
 
     def segmenter(self) -> SegmenterSpec:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from renalplan.errors import TrainingError
 from renalplan.files import Record, read_record, write_json
-from renalplan.geometry import Box, Shape, box_shape, box_slices, grow_box
+from renalplan.geometry import Box, Shape, box_slices, grow_box
 from renalplan.plan import StagePlan
 from renalplan.regions import find_pieces
 from renalplan.store import ItemArrays
@@ -66,7 +66,9 @@ def find_boxes(task: TrainingTask, stage: StagePlan, margin: int | None, folder:
                 box = grow_box(piece.box, (margin or 0,) * 3, item.item.shape)
                 found[item.case].append(to_scan(box, item, task.plan.order))
     if not any(found.values()):
-        raise TrainingError("no training case of this fold has a tumor box; nothing can be learned.")
+        raise TrainingError(
+            "no training case of this fold has a tumor box; nothing can be learned."
+        )
     boxes = {case: tuple(edges) for case, edges in found.items()}
     write_json(folder / BOXES_FILE, TumorBoxes(source=source, boxes=boxes))
 
@@ -153,8 +155,8 @@ def inside_boxes(boxes: tuple[Box, ...], shape: Shape) -> NDArray[np.bool_]:
 
 def _axis(item: ItemArrays, axis: int, canonical: int) -> tuple[float, float]:
     """Where an item begins along one plan axis, and its voxels' size, in voxels of the scan."""
-    start, stop = item.item.box[canonical]
-    return float(start), box_shape(item.item.box)[canonical] / item.item.shape[axis]
+    low, high = item.item.box[canonical]
+    return float(low), (high - low) / item.item.shape[axis]
 
 
 def _exact(box: Box) -> Edges:

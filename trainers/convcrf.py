@@ -129,9 +129,9 @@ class ConvCRF3d(nn.Module):
     def offsets(self) -> Iterator[Offset]:
         """One of each pair of opposite neighbours within reach and window."""
         half = self.window // 2
-        for offset in product(range(-half, half + 1), repeat=3):
-            if offset > (0, 0, 0) and sum(map(abs, offset)) <= self.reach:
-                yield offset
+        for z, y, x in product(range(-half, half + 1), repeat=3):
+            if (z, y, x) > (0, 0, 0) and abs(z) + abs(y) + abs(x) <= self.reach:
+                yield z, y, x
 
 
 class _Pairs:

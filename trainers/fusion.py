@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 
 from renalplan.files import Record
-from renalplan.geometry import Box, Spacing, box_slices, grow_box
+from renalplan.geometry import Box, Shape, Spacing, box_slices, grow_box, whole_box
 from renalplan.inference.segmenter import choose_device
 from renalplan.plan import NetworkSpec, StagePlan
 from renalplan.trainers import pseudo_masks
@@ -98,7 +99,7 @@ def fusion_mask(
     *,
     settings: FusionSettings,
     crf: CrfSettings,
-    device: str = "cpu",
+    device: torch.device,
 ) -> NDArray[np.bool_]:
     """FM = ConvCRF(PM u P_1 u ... u P_K) [Group, Eq. 4].
 
@@ -113,9 +114,7 @@ def fusion_mask(
     """
     union = np.logical_or.reduce([pseudo, *predictions])
     sure = np.float32(settings.confidence)
-    return refine(
-        np.where(union, sure, 1 - sure), image, spacing, crf, choose_device(device)
-    )
+    return refine(np.where(union, sure, 1 - sure), image, spacing, crf, device)
 
 
 def fuse(
@@ -137,7 +136,7 @@ def fuse(
         folder: Of the phase.
     """
     found = read_boxes(task).boxes
-    weights = ArraysBeside(folder, WEIGHTS_SUFFIX)
+    weights, device = ArraysBeside(folder, WEIGHTS_SUFFIX), choose_device(task.hardware.device)
     predictors = [
         ItemPredictor(task, stage, network, phase=phase) for phase, network in networks.items()
     ]
@@ -148,15 +147,12 @@ def fuse(
         made = relabelled(item, task.fold_folder / pseudo_masks.NAME)
         pseudo = np.asarray(made.labels[0]) > 0
         predictions = [predict(item) > 0 for predict in predictors]
-        # where Eq. 4 and 5 look; beyond the boxes all is background for certain
-        where: Box = ((0, shape[0]), (0, shape[1]), (0, shape[2]))
-        if settings.confine:
+        inside, part = np.ones(shape, bool), box_slices(whole_box(shape))
+        if settings.confine:  # beyond the boxes all is background for certain
             boxes = on_item(found[item.case], item, task.plan.order)
-            inside = inside_boxes(boxes, shape)
-            predictions = [prediction & inside for prediction in predictions]
-            where = _around(boxes, shape)
+            inside, part = inside_boxes(boxes, shape), around_boxes(boxes, shape)
+        predictions = [prediction & inside for prediction in predictions]
         votes = weight_map(pseudo, predictions)
-        part = box_slices(where)
         fused = np.zeros(shape, bool)
         fused[part] = fusion_mask(
             pseudo[part],
@@ -165,20 +161,18 @@ def fuse(
             task.spacing_of(stage, item),
             settings=settings,
             crf=crf,
-            device=task.hardware.device,
+            device=device,
         )
-        if settings.confine:
-            fused &= inside
         weights.write(item, votes)
-        relabel(item, folder, as_labels(fused, task.scheme), task.scheme)
+        relabel(item, folder, as_labels(fused & inside, task.scheme), task.scheme)
 
 
-def _around(boxes: Sequence[Box], shape: tuple[int, ...]) -> Box:
-    """One box around all, and a little of the image; of an item without any, its first voxel."""
+def around_boxes(boxes: Sequence[Box], shape: Shape) -> tuple[slice, slice, slice]:
+    """What holds all boxes and a little of the image around; of an item without any, its first voxel."""
     if not boxes:
-        return ((0, 1), (0, 1), (0, 1))
+        return slice(0, 1), slice(0, 1), slice(0, 1)
     sides = [
         (min(box[axis][0] for box in boxes), max(box[axis][1] for box in boxes))
         for axis in range(3)
     ]
-    return grow_box((sides[0], sides[1], sides[2]), (SEEN_AROUND,) * 3, shape)
+    return box_slices(grow_box((sides[0], sides[1], sides[2]), (SEEN_AROUND,) * 3, shape))

@@ -40,7 +40,9 @@ class GroupSettings(MaskedBoxSettings):
         default=3, ge=0, le=254, description="disjoint subsets, a network each; 0 skips stage 2"
     )
     group_epochs: int | None = Field(
-        default=None, ge=1, description="rounds of training of each of the k networks; epochs if unset"
+        default=None,
+        ge=1,
+        description="rounds of training of each of the k networks; epochs if unset",
     )
     weighting: Literal["voxels", "classes"] = Field(
         default="voxels",
@@ -100,7 +102,9 @@ class GroupTraining(PseudoMasked):
         try:
             return split_patients(patients, self.settings.k, self.seed)
         except ValueError as problem:
-            raise UsageError(f"GroupTraining: {problem}; --set k=0 trains without stage 2.") from None
+            raise UsageError(
+                f"GroupTraining: {problem}; --set k=0 trains without stage 2."
+            ) from None
 
     def learn_last(self, stage: StagePlan) -> list[Phase]:
         """See `BoxTrainer.learn_last`: stages 1 to 3."""

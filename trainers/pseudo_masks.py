@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, log
 from pathlib import Path
 from typing import Literal
 
@@ -42,7 +42,7 @@ MIXTURE_SAMPLES = 5000
 ROUNDS = 3  # of fitting mixtures and labelling, for `gmm`
 
 Masks = Literal["convcrf", "gmm", "ellipsoid", "box"]
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class CrfSettings(Record):
@@ -144,7 +144,7 @@ def _tell(report: dict[str, tuple[BoxMask, ...]]) -> None:
     every = [box for boxes in report.values() for box in boxes]
     refused = [name for name, boxes in report.items() if any(box.fell_back for box in boxes)]
     if refused:
-        log.warning(
+        logger.warning(
             "pseudo masks: %d of %d boxes kept less than %.0f %% or more than %.0f %% and take their "
             "inscribed ellipsoid instead (%s)",
             sum(box.fell_back for box in every), len(every), 100 * LEAST_SHARE, 100 * MOST_SHARE,
@@ -188,7 +188,7 @@ def mask_of_box(
     for other in others:
         free[box_slices(_within(other, around))] = False
     shape = radius(box, around)
-    odds = np.full(shape.shape, _log_odds(np.float32(OUTSIDE)), np.float32)
+    odds = np.full(shape.shape, log(OUTSIDE / (1 - OUTSIDE)), np.float32)
     prior = _log_odds(0.5 * np.exp(-(shape[place] ** 4)) + 0.3)
     inside = np.zeros_like(free)
     inside[place] = True
@@ -198,7 +198,7 @@ def mask_of_box(
         background = free if number == 0 else ~mask & (free | inside)
         ratio = intensity_ratio(part, likely, background)
         odds[place] = prior + settings.intensity_term * ratio[place]
-        probability = 1 / (1 + np.exp(-odds))
+        probability = (1 / (1 + np.exp(-odds))).astype(np.float32)
         mask = refine(probability, part, spacing, crf, device) & inside
         share = float(mask[place].mean())
         if not LEAST_SHARE <= share <= MOST_SHARE:

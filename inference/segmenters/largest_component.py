@@ -7,6 +7,8 @@ Sources:
 
 from __future__ import annotations
 
+from typing import Literal
+
 import cc3d
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,7 @@ from renalplan.inference.fields import ProbabilityField
 from renalplan.inference.segmenters.staged import StagedSegmenter
 from renalplan.labels import LabelScheme
 
-CONNECTIVITY = 18  # faces and edges, [Group]
+CONNECTIVITY: Literal[18] = 18  # faces and edges, [Group]
 
 
 class LargestComponentSegmenter(StagedSegmenter):

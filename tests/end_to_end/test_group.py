@@ -172,8 +172,9 @@ def test_no_voxel_of_a_training_label_reaches_a_loss(
             shutil.copy(image, other.root / folder)
         for record in (workspace.root / folder).glob("*.json"):
             values, mine = record.read_text(), (other.root / folder / record.name).read_text()
-            assert values.split('"structures"')[0].split('"items"')[1] == (
-                mine.split('"structures"')[0].split('"items"')[1]
+            assert (
+                values.split('"structures"')[0].split('"items"')[1]
+                == (mine.split('"structures"')[0].split('"items"')[1])
             )
             recipe = values.split('"recipe": "')[1].split('"')[0]
             old = mine.split('"recipe": "')[1].split('"')[0]
@@ -219,7 +220,9 @@ def test_two_structures_are_refused_before_anything_is_written(
     assert not (workspace.results("Dataset001_Analytic") / "two").exists()
 
 
-def test_boxes_without_any_label_are_enough(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_boxes_without_any_label_are_enough(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     workspace = Workspace(tmp_path)
     folder = tmp_path / "raw" / "Dataset003_Boxes"
     make_phantom_dataset(folder, cases=3, task="boxes", size=(32, 48, 48), seed=3)

@@ -57,7 +57,9 @@ class SizeConstrainedCrossEntropy(nn.Module):
         """
         voxels = comparable(logits, target, mask, exclusive=True)
         if voxels.target.shape[1] != 2 or voxel_map.shape != voxels.known.shape:
-            raise ValueError("sizes are of one structure: two channels and a map of (B, 1, Z, Y, X).")
+            raise ValueError(
+                "sizes are of one structure: two channels and a map of (B, 1, Z, Y, X)."
+            )
         certain = voxels.known * (voxel_map == CERTAIN)
         there = voxels.known * (voxel_map > 0)
         entropy = (voxels.cross_entropy() * certain).sum() / certain.sum().clamp_min(1)
