@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import time
 from dataclasses import replace
@@ -17,7 +18,10 @@ from typing import Any
 
 from papers import PAPERS, Arm, Paper
 
+from renalplan.dataset import Dataset
+from renalplan.files import atomic_folder
 from renalplan.phantom import make_phantom_dataset
+from renalplan.plan_files import find_plan
 from renalplan.planners.options import PlanOptions
 from renalplan.planning import plan_and_preprocess
 from renalplan.training import train
@@ -63,6 +67,10 @@ def main() -> None:
                 results[name] = run(arm, paper, task, name, share, seed, workspace, given)
                 out.write_text(json.dumps(results, indent=2))
         print(table(paper, results, share, given.seeds), flush=True)
+    if paper.after is not None:
+        name = Dataset.open(workspace.dataset_folder(task)).name
+        stores = find_plan(workspace, name, given.plan)[1]
+        print(paper.after(stores, workspace.results(name), given.seeds), flush=True)
 
 
 def make_phantoms(key: str, paper: Paper, workspace: Workspace) -> str:
@@ -94,6 +102,9 @@ def run(
     settings = [*arm.settings, f"seed={seed}", f"label_share={share}"]
     if given.schedule == "small":
         settings += [*paper.small, *arm.small]
+    if arm.begins_as is not None:
+        key, phases = arm.begins_as
+        begin_as(task, name.replace(arm.key, key), name, phases, workspace)
     start = time.monotonic()
     trained = train(
         task,
@@ -117,6 +128,18 @@ def run(
     }
     print(f"{name}: {scores} after {time.monotonic() - start:.0f} s", flush=True)
     return {"settings": settings, "scores": scores, "training_seconds": seconds}
+
+
+def begin_as(
+    task: str, first: str, name: str, phases: tuple[str, ...], workspace: Workspace
+) -> None:
+    """Copy phases of one model's fold 0 into another's, which then goes on after them."""
+    results = workspace.results(Dataset.open(workspace.dataset_folder(task)).name)
+    for phase in phases:
+        source, target = (results / model / "fold_0" / phase for model in (first, name))
+        if source.is_dir() and not target.is_dir():
+            with atomic_folder(target) as temporary:
+                shutil.copytree(source, temporary, dirs_exist_ok=True)
 
 
 def table(paper: Paper, results: dict[str, Any], share: float, seeds: list[int]) -> str:

@@ -198,7 +198,12 @@ def _averaged(volume: Tensor, factor: int) -> Tensor:
     """Means over cubes of voxels; cubes cut by the border hold fewer."""
     if factor == 1:
         return volume
-    return F.avg_pool3d(volume, factor, ceil_mode=True, count_include_pad=False)
+    z, y, x = (-size % factor for size in volume.shape[2:])
+    sums, counts = (
+        F.avg_pool3d(F.pad(v, (0, x, 0, y, 0, z)), factor)
+        for v in (volume, torch.ones_like(volume[:1, :1]))
+    )
+    return sums / counts
 
 
 def _spread(volume: Tensor, factor: int, like: Tensor) -> Tensor:

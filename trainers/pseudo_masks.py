@@ -59,7 +59,7 @@ class CrfSettings(Record):
     smoothness_weight: float = Field(default=3.0, ge=0)
     reach: int = Field(default=5, ge=1, description="largest Manhattan distance, voxels")
     message_weight: float = Field(
-        default=0.35, ge=0, le=1, description="of the neighbours' messages against the unary term"
+        default=0.5, ge=0, le=1, description="of the neighbours' messages against the unary term"
     )
     iterations: int = Field(default=5, ge=0, description="of the mean field")
     blur: int = Field(default=1, ge=1, description="messages on so many times coarser voxels")
@@ -80,7 +80,7 @@ class PseudoMaskSettings(Record):
         "does; ellipsoid and box take these shapes as they are",
     )
     intensity_term: float = Field(
-        default=0.35,
+        default=0.25,
         ge=0,
         description="weight in the unary term of how much more likely a voxel's intensity is in the box's "
         "core than around the box; 0 leaves the box's shape alone",

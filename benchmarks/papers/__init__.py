@@ -2,8 +2,9 @@
 
 from papers.bisc import BISC
 from papers.densebiasnet import DENSEBIASNET
+from papers.group import GROUP_TRAINING
 from papers.paper import Arm, Paper
 
-PAPERS = {"densebiasnet": DENSEBIASNET, "bisc": BISC}
+PAPERS = {"densebiasnet": DENSEBIASNET, "bisc": BISC, "group": GROUP_TRAINING}
 
 __all__ = ["PAPERS", "Arm", "Paper"]
