@@ -74,7 +74,7 @@ GROUP_TRAINING = Paper(
         "gpu_memory_gb": 0.4,
         "base_features": 8,
         "window": (-200.0, 500.0),
-    },  # fmt: skip
+    },
     configurations=None,
     arms=(
         *_rows(0),
