@@ -1,13 +1,16 @@
-"""The labels of a training case, from its label map or, where it has none, from its boxes."""
+"""What is known of a training case: labels, from its label map or else from its boxes; and boxes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from numpy.typing import NDArray
 
-from renalplan.boxes import outside, paint_boxes
+from renalplan.boxes import canonical_box, outside, paint_boxes
 from renalplan.dataset import Case
 from renalplan.errors import DatasetError
-from renalplan.images import Volume, read_volume
+from renalplan.geometry import Box
+from renalplan.images import Volume, read_grid, read_volume
 
 
 def read_labels(case: Case, volume: Volume) -> NDArray | None:
@@ -34,3 +37,19 @@ def read_labels(case: Case, volume: Volume) -> NDArray | None:
         )
     labels: NDArray = label.array[0]
     return labels
+
+
+def canonical_boxes(cases: Iterable[Case]) -> dict[str, tuple[Box, ...]]:
+    """Case -> its boxes in boxesTr.csv, canonical (z, y, x) voxels; cases without any are left out.
+
+    Raises:
+        DatasetError: a box lies beyond its image.
+    """
+    found = {}
+    for case in cases:
+        if case.boxes:
+            grid = read_grid(case.images[0])
+            if problems := outside(case.boxes_in, case.boxes, grid):
+                raise DatasetError(problems[0])
+            found[case.id] = tuple(canonical_box(box.box, grid) for box in case.boxes)
+    return found

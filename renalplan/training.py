@@ -10,12 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from renalplan.boxes import BOXES, canonical_box, outside
+from renalplan.boxes import BOXES
+from renalplan.case_labels import canonical_boxes
 from renalplan.dataset import Case, Dataset, DatasetDescription
-from renalplan.errors import DatasetError, RenalplanError, TrainingError, UsageError
+from renalplan.errors import RenalplanError, TrainingError, UsageError
 from renalplan.files import read_record
-from renalplan.geometry import Box
-from renalplan.images import read_grid
 from renalplan.model_folder import ModelFolder
 from renalplan.plan import Plan
 from renalplan.plan_files import find_plan
@@ -91,18 +90,13 @@ def train(
     description = read_record(preprocessed / "dataset.json", DatasetDescription)
 
     kind, values = _method(trainer, settings or [], device)
-    boxed = frozenset(case.id for case in cases.values() if case.is_boxed)
-    if boxed and not kind.uses_boxes:
-        raise UsageError(
-            f"{dataset.folder / BOXES} stands for the labels of {len(boxed)} cases, such as "
-            f"{min(boxed)}; {trainer} needs labels. GroupTraining learns from boxes."
-        )
+    boxed = _boxed(kind, trainer, dataset)
     unlabelled = dataset.unlabelled_cases
     needed = [case.id for case in (*cases.values(), *(unlabelled if kind.uses_unlabelled else ()))]
     used = configuration or plan.default_configuration
     path = workspace.results(dataset.name) / (name or _model_name(trainer, plan, used))
     base = _task_on(device, precision, workers, progress)
-    boxes = _canonical_boxes(cases) if kind.uses_boxes else {}
+    boxes = canonical_boxes(cases.values()) if kind.uses_boxes else {}
     trainers: dict[str, Trainer] = {}
     for fold_name, split in folds.items():
         strangers = _strangers(unlabelled, split, patients)
@@ -234,6 +228,21 @@ def _method(
     return kind, parse_settings(kind.Settings, settings)
 
 
+def _boxed(kind: type[Trainer], name: str, dataset: Dataset) -> frozenset[str]:
+    """Cases that have boxes instead of labels.
+
+    Raises:
+        UsageError: the trainer would take the boxes for labels.
+    """
+    boxed = frozenset(case.id for case in dataset.training_cases if case.is_boxed)
+    if boxed and not kind.uses_boxes:
+        raise UsageError(
+            f"{dataset.folder / BOXES} stands for the labels of {len(boxed)} cases, such as "
+            f"{min(boxed)}; {name} needs labels. GroupTraining learns from boxes."
+        )
+    return boxed
+
+
 def _folds(wanted: int | str, splits: list[Fold], cases: tuple[str, ...]) -> dict[str, Fold]:
     if wanted == "all":
         return {"all": Fold(train=cases, val=())}
@@ -248,22 +257,6 @@ def _strangers(
     """Unlabelled cases of patients that the fold does not hold out: the rest are not for learning."""
     held_out = {patients[case] for case in fold.val}
     return tuple(case.id for case in unlabelled if case.patient not in held_out)
-
-
-def _canonical_boxes(cases: dict[str, Case]) -> dict[str, tuple[Box, ...]]:
-    """Case -> its boxes in boxesTr.csv, in canonical voxels.
-
-    Raises:
-        DatasetError: a box lies beyond its image.
-    """
-    found = {}
-    for case in cases.values():
-        if case.boxes:
-            grid = read_grid(case.images[0])
-            if problems := outside(case.boxes_in, case.boxes, grid):
-                raise DatasetError(problems[0])
-            found[case.id] = tuple(canonical_box(box.box, grid) for box in case.boxes)
-    return found
 
 
 def _model_name(trainer: str, plan: Plan, configuration: str) -> str:

@@ -83,8 +83,14 @@ def test_the_wheel_is_one_package_with_types_licence_and_commands(wheel: Path) -
     wanted = {f"renalplan_{name}": f"renalplan.cli:{name}" for name in COMMANDS}
     assert dict(points["console_scripts"]) == wanted
     assert dict(points["renalplan.trainers"]) == {
-        name: f"renalplan.trainers.{name.lower()}:{name}"
-        for name in ("UNet", "DenseBiasNet", "SCUNet", "BiSCUNet")
+        name: f"renalplan.trainers.{module}:{name}"
+        for name, module in {
+            "UNet": "unet",
+            "DenseBiasNet": "densebiasnet",
+            "SCUNet": "scunet",
+            "BiSCUNet": "biscunet",
+            "GroupTraining": "group",
+        }.items()
     }
     assert "Requires-Python: >=3.11" in metadata
     assert "License-Expression: Apache-2.0" in metadata or "License: Apache-2.0" in metadata

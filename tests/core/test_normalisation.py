@@ -3,7 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from renalplan.normalisation import normalise, rescalings
+from renalplan.normalisation import hounsfield_rescaling, normalise, rescalings
 from renalplan.plan import ChannelPlan, Intensities, Plan
 from renalplan.preprocessing import prepare_image
 
@@ -76,3 +76,41 @@ def test_a_cut_out_box_is_scaled_as_the_whole_is(
     box = ((2, 6), (3, 9), (1, 5))
     part = prepare_image(image, box, (1.0, 1.0, 1.0), plan, plan.stages[0], rules)
     np.testing.assert_array_equal(part, normalise(image, rules)[:, 2:6, 3:9, 1:5])
+
+
+def test_a_window_becomes_zero_to_one(intensities: Intensities) -> None:
+    plan = ChannelPlan(
+        name="CT", normalisation="window", intensities=intensities, window=(-200.0, 500.0)
+    )
+    found = normalise(IMAGE, rescalings(IMAGE, (plan,)))
+    # (clip(x, -200, 500) + 200) / 700
+    expected = np.array([0, 140, 200, 300, 350, 500, 700, 290]) / 700
+    np.testing.assert_allclose(found.ravel(), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_only_channels_in_hounsfield_units_can_be_scaled_back(
+    intensities: Intensities, channel: Callable[..., ChannelPlan]
+) -> None:
+    rule = hounsfield_rescaling(channel("ct"))
+    assert rule is not None
+    stored = normalise(IMAGE, (rule,))
+    np.testing.assert_allclose(
+        stored * rule.scale + rule.offset, np.clip(IMAGE, -60, 300), atol=1e-4
+    )
+    for kind in ("zscore", "rescale_to_0_1", "rgb_to_0_1", "none"):
+        assert hounsfield_rescaling(channel(kind)) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "window", "reason"),
+    [
+        ("window", None, "go together"),
+        ("ct", (0.0, 1.0), "go together"),
+        ("window", (5.0, 5.0), "is empty"),
+    ],
+)
+def test_a_window_that_is_none_is_refused(
+    intensities: Intensities, kind: str, window: tuple[float, float] | None, reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        ChannelPlan(name="CT", normalisation=kind, intensities=intensities, window=window)
