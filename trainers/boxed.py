@@ -37,7 +37,7 @@ LARGEST = "renalplan.inference.segmenters.largest_component:LargestComponentSegm
 
 
 class BoxSettings(SupervisedSettings):
-    """The paper's training [Group, sections 4.3 and 4.4]; docs/methods says where it is silent."""
+    """The paper's training [Yang2020, sections 4.3 and 4.4]; docs/methods says where it is silent."""
 
     epochs: int = Field(default=25, ge=1, description="rounds of training")
     batch_size: int | None = Field(

@@ -1,7 +1,8 @@
 """A convolutional conditional random field in 3-D: masks that follow the image's edges.
 
 Sources:
-    [Group] Weakly-supervised renal tumor segmentation from bounding boxes by group training: Eq. 1 to 3.
+    [Yang2020] G. Yang et al., Weakly-supervised convolutional neural networks of renal tumor
+    segmentation in abdominal CTA images, BMC Medical Imaging 20, 37, 2020: Eq. 1 to 3.
     [Teichmann2018] M. Teichmann, R. Cipolla, Convolutional CRFs for semantic segmentation,
     arXiv:1805.04777: message passing, the kernels' normalisation, the weight of the unary term.
 """
@@ -22,7 +23,7 @@ LEAST_PROBABILITY = 1e-6  # of a class before any message; its logarithm is fini
 
 
 class ConvCRF3d(nn.Module):
-    """Mean field of a CRF whose pairs lie within a Manhattan distance [Group, Eq. 1 to 3].
+    """Mean field of a CRF whose pairs lie within a Manhattan distance [Yang2020, Eq. 1 to 3].
 
     Energy: sum_i U(y_i) + sum_{i != j, |i - j|_1 <= D} mu(y_i, y_j) sum_k w_k g_k(i, j), with U the
     negative logarithm of the probabilities given, mu = 1 where labels differ (Potts), and kernels

@@ -1,8 +1,9 @@
 """Group training's second stage: disjoint subsets, and what their networks make of all images together.
 
 Sources:
-    [Group] Weakly-supervised renal tumor segmentation from bounding boxes by group training: section
-    3.B, Algorithm 1, Eq. 4 and 5.
+    [Yang2020] G. Yang et al., Weakly-supervised convolutional neural networks of renal tumor
+    segmentation in abdominal CTA images, BMC Medical Imaging 20, 37, 2020:
+    section 3.B, Algorithm 1, Eq. 4 and 5.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def split_patients(patients: dict[str, str], count: int, seed: int) -> list[tupl
 def weight_map(
     pseudo: NDArray[np.bool_], predictions: Sequence[NDArray[np.bool_]]
 ) -> NDArray[np.uint8]:
-    """v = PM + P_1 + ... + P_K; where that is 0, K + 1 [Group, Eq. 5].
+    """v = PM + P_1 + ... + P_K; where that is 0, K + 1 [Yang2020, Eq. 5].
 
     Args:
         pseudo: PM, (z, y, x).
@@ -101,7 +102,7 @@ def fusion_mask(
     crf: CrfSettings,
     device: torch.device,
 ) -> NDArray[np.bool_]:
-    """FM = ConvCRF(PM u P_1 u ... u P_K) [Group, Eq. 4].
+    """FM = ConvCRF(PM u P_1 u ... u P_K) [Yang2020, Eq. 4].
 
     Args:
         pseudo: PM, (z, y, x).

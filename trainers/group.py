@@ -1,8 +1,9 @@
 """Group training: a tumor network from bounding boxes, by networks that correct each other's masks.
 
 Sources:
-    [Group] Weakly-supervised renal tumor segmentation from bounding boxes by group training and
-    voxel-wise weighted cross-entropy: section 3 (method), section 4.4 (training).
+    [Yang2020] G. Yang et al., Weakly-supervised convolutional neural networks of renal tumor
+    segmentation in abdominal CTA images, BMC Medical Imaging 20, 37, 2020:
+    section 3 (method), section 4.4 (training).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class MaskedBoxSettings(BoxSettings):
 
 
 class GroupSettings(MaskedBoxSettings):
-    """The paper's: three subsets, voxel-wise weights [Group, section 4.4]."""
+    """The paper's: three subsets, voxel-wise weights [Yang2020, section 4.4]."""
 
     k: int = Field(
         default=3, ge=0, le=254, description="disjoint subsets, a network each; 0 skips stage 2"
@@ -61,7 +62,7 @@ class PseudoMasked(BoxTrainer):
     settings: MaskedBoxSettings
 
     def pseudo_masks(self, stage: StagePlan) -> Phase:
-        """Stage 1 [Group, section 3.A]."""
+        """Stage 1 [Yang2020, section 3.A]."""
         settings, crf = self.settings.pseudo, self.settings.crf
         return ComputePhase(
             pseudo_masks.NAME,
@@ -92,7 +93,7 @@ class GroupTraining(PseudoMasked):
 
     @cached_property
     def subsets(self) -> list[tuple[str, ...]]:
-        """Training cases of each of the k networks [Group, Algorithm 1].
+        """Training cases of each of the k networks [Yang2020, Algorithm 1].
 
         Raises:
             UsageError: fewer patients than subsets.
@@ -128,7 +129,7 @@ class GroupTraining(PseudoMasked):
         return [self.pseudo_masks(stage), *self._group(stage, network), last]
 
     def _group(self, stage: StagePlan, network: NetworkSpec) -> list[Phase]:
-        """Stage 2 [Group, section 3.B]."""
+        """Stage 2 [Yang2020, section 3.B]."""
         epochs = self.settings.group_epochs or self.settings.epochs
         recipe = self.settings.model_copy(update={"epochs": epochs})
         found: list[Phase] = [

@@ -1,8 +1,9 @@
 """Stage 1 of group training: a box becomes a mask.
 
 Sources:
-    [Group] Weakly-supervised renal tumor segmentation from bounding boxes by group training: section
-    3.A, Eq. 9 and 10.
+    [Yang2020] G. Yang et al., Weakly-supervised convolutional neural networks of renal tumor
+    segmentation in abdominal CTA images, BMC Medical Imaging 20, 37, 2020:
+    section 3.A, Eq. 9 and 10.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from renalplan.trainers.task import TrainingTask
 
 NAME = "pseudo_masks"
 REPORTS = "reports"
-WINDOW_HU = (-200.0, 500.0)  # [Group, Eq. 9]
+WINDOW_HU = (-200.0, 500.0)  # [Yang2020, Eq. 9]
 OUTSIDE = 0.01  # probability of tumor beyond the box, before any message
 LEAST_SHARE, MOST_SHARE = 0.2, 0.95  # of the box: a mask beyond these says nothing about its tumor
 AROUND = 0.25  # of the box's longest edge: how far beyond it the image is looked at
@@ -261,7 +262,7 @@ def refine(
 
 
 def unit_intensities(image: NDArray, channels: tuple[ChannelPlan, ...]) -> NDArray[np.float32]:
-    """Stored intensities -> 0..1 [Group, Eq. 9 and 10], whatever the plan made of them.
+    """Stored intensities -> 0..1 [Yang2020, Eq. 9 and 10], whatever the plan made of them.
 
     CT: HU from -200 to 500, as far as the plan has not clipped them. Other channels: from the 0.5 to
     the 99.5 percentile of this image.

@@ -1,8 +1,9 @@
 """The stages' answer without what is not connected with its largest piece.
 
 Sources:
-    [Group] Weakly-supervised renal tumor segmentation from bounding boxes by group training: section
-    4.4, the largest component with 18-connectivity.
+    [Yang2020] G. Yang et al., Weakly-supervised convolutional neural networks of renal tumor
+    segmentation in abdominal CTA images, BMC Medical Imaging 20, 37, 2020:
+    section 4.4, the largest component with 18-connectivity.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from renalplan.inference.fields import ProbabilityField
 from renalplan.inference.segmenters.staged import StagedSegmenter
 from renalplan.labels import LabelScheme
 
-CONNECTIVITY: Literal[18] = 18  # faces and edges, [Group]
+CONNECTIVITY: Literal[18] = 18  # faces and edges, [Yang2020]
 
 
 class LargestComponentSegmenter(StagedSegmenter):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -16,7 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from renalplan.cli import plan_and_preprocess as plan_command
 from renalplan.errors import UsageError
+from renalplan.files import read_record
 from renalplan.images import read_grid, read_volume
 from renalplan.integrity import check_dataset
 from renalplan.model_folder import ModelFolder
@@ -24,6 +25,7 @@ from renalplan.phantom import make_phantom_dataset
 from renalplan.planners.options import PlanOptions
 from renalplan.planning import plan_and_preprocess
 from renalplan.predicting import predict
+from renalplan.trainers.boxes import TumorBoxes
 from renalplan.training import Trained, train
 from renalplan.workspace import Workspace
 
@@ -221,42 +223,49 @@ def test_two_structures_are_refused_before_anything_is_written(
 
 
 def test_boxes_without_any_label_are_enough(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workspace = Workspace(tmp_path)
     folder = tmp_path / "raw" / "Dataset003_Boxes"
     make_phantom_dataset(folder, cases=3, task="boxes", size=(32, 48, 48), seed=3)
-    shutil.rmtree(folder / "labelsTr")
+    (folder / "labelsTr").rename(tmp_path / "truth")
+    labels_of = {path.name.split(".")[0]: path for path in (tmp_path / "truth").iterdir()}
     assert check_dataset(folder) == []
-    plan_and_preprocess(
-        "3",
-        options=PlanOptions(base_features=4, max_features=8, cascade="none", gpu_memory_gb=0.1,
-                            window=(-200, 500)),
-        workspace=workspace, workers=0, progress=False,
-    )  # fmt: skip
+    words = "3 --base_features 4 --cascade none --gpu_memory 0.1 --window -200 500 --workers 0"
+    assert plan_command([*words.split(), "--workspace", str(tmp_path)]) == 0
+    assert "Next: renalplan_train Dataset003_Boxes 0 GroupTraining" in capsys.readouterr().out
 
-    def run(trainer: str, *settings: str) -> Trained:
+    def run(trainer: str, fold: int | str, *settings: str) -> Trained:
         given = ["epochs=1", "iterations=1", "batch_size=1", *settings]
         return train(
-            "3", 0, trainer, settings=given, workspace=workspace, workers=0, progress=False,
+            "3", fold, trainer, settings=given, workspace=workspace, workers=0, progress=False,
             device="cpu",
         )  # fmt: skip
 
     with pytest.raises(UsageError, match=r"boxesTr\.csv stands for the labels of 3 cases"):
-        run("UNet")
+        run("UNet", 0)
     with pytest.raises(UsageError, match="box_margin makes boxes from labels"):
-        run(TRAINER, "k=0", "box_margin=0")
+        run(TRAINER, 0, "k=0", "box_margin=0")
+    assert not workspace.results("Dataset003_Boxes").exists()
     caplog.set_level(logging.INFO, logger="renalplan")
-    trained = run(TRAINER, "k=0")
-    assert trained.folds == {"0": {}}
-    assert "have boxes and no labels, so they are not scored" in caplog.text
-    fold = trained.model / "fold_0"
-    found = json.loads((fold / "boxes" / "boxes.json").read_text())
-    assert found["source"] == "boxesTr.csv"
-    rows = (folder / "boxesTr.csv").read_text().splitlines()[1:]
-    assert sum(map(len, found["boxes"].values())) == sum(
-        row.split(",")[0] in found["boxes"] for row in rows
+    trained = run(TRAINER, "cv", "k=0")
+    assert trained.folds == {"0": {}, "1": {}, "2": {}}
+    assert "fold 1: 1 of 1 held-out cases have boxes and no labels, so they are not scored" in (
+        caplog.text
     )
+    assert not (trained.model / "crossval.json").exists()
+    rows = (folder / "boxesTr.csv").read_text().splitlines()[1:]
+    for fold in trained.model.glob("fold_*"):
+        found = read_record(fold / "boxes" / "boxes.json", TumorBoxes)
+        assert found.source == "boxesTr.csv"
+        for case, boxes in found.boxes.items():
+            assert len(boxes) == sum(row.startswith(f"{case},") for row in rows)
+            labels = read_volume(labels_of[case], labels=True).array[0]
+            for box in boxes:
+                part = labels[tuple(slice(int(a), int(b)) for a, b in box)]
+                for axis in range(3):  # tight in the canonical scan, whatever the file's axes
+                    assert part.take(0, axis).any()
+                    assert part.take(-1, axis).any()
     report = predict(
         folder / "imagesTr", tmp_path / "out", models=[trained.model], device="cpu", progress=False
     )

@@ -1,7 +1,8 @@
 """Cross-entropy in which classes, and single voxels, weigh differently.
 
 Sources:
-    [Group] Weakly-supervised renal tumor segmentation from bounding boxes by group training: Eq. 7 and 8.
+    [Yang2020] G. Yang et al., Weakly-supervised convolutional neural networks of renal tumor
+    segmentation in abdominal CTA images, BMC Medical Imaging 20, 37, 2020: Eq. 7 and 8.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from renalplan.trainers.losses.voxels import VoxelLoss, Voxels, comparable
 
 
 class VoxelWeightedCrossEntropy(VoxelLoss):
-    """VWCE [Group, Eq. 8]: -1/M sum_m v_m sum_c w_c y_mc log p_mc over the M voxels that count.
+    """VWCE [Yang2020, Eq. 8]: -1/M sum_m v_m sum_c w_c y_mc log p_mc over the M voxels that count.
 
     Without voxel weights v this is the weighted cross-entropy of Eq. 7. M is a number of voxels, not
     the sum of their weights, as in the paper; it calls M "the number of samples", and a mean over voxels
