@@ -37,6 +37,7 @@ TRAINERS = {
     "CPNet": "renalplan.trainers.cpnet",
     "PANet": "renalplan.trainers.panet",
     "CoarseToFine": "renalplan.trainers.coarse_to_fine",
+    "GroupTraining": "renalplan.trainers.group",
 }
 
 setup(

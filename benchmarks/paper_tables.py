@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import time
 from dataclasses import replace
@@ -18,7 +19,10 @@ from typing import Any
 import pandas as pd
 from papers import PAPERS, Arm, Paper
 
+from renalplan.dataset import Dataset
+from renalplan.files import atomic_folder
 from renalplan.phantom import make_phantom_dataset
+from renalplan.plan_files import find_plan
 from renalplan.planners.options import PlanOptions
 from renalplan.planning import plan_and_preprocess
 from renalplan.training import train
@@ -66,6 +70,10 @@ def main() -> None:
         print(table(paper, results, share, given.seeds), flush=True)
         for group in groups_of(paper, task, workspace):
             print(table(paper, results, share, given.seeds, group), flush=True)
+    if paper.after is not None:
+        name = Dataset.open(workspace.dataset_folder(task)).name
+        stores = find_plan(workspace, name, given.plan)[1]
+        print(paper.after(stores, workspace.results(name), given.seeds), flush=True)
 
 
 def make_phantoms(key: str, paper: Paper, workspace: Workspace) -> str:
@@ -97,6 +105,9 @@ def run(
     settings = [*arm.settings, f"seed={seed}", f"label_share={share}"]
     if given.schedule == "small":
         settings += [*paper.small, *arm.small]
+    if arm.begins_as is not None:
+        key, phases = arm.begins_as
+        begin_as(task, name.replace(arm.key, key), name, phases, workspace)
     start = time.monotonic()
     trained = train(
         task,
@@ -129,6 +140,18 @@ def run(
         "groups": groups,
         "training_seconds": seconds,
     }
+
+
+def begin_as(
+    task: str, first: str, name: str, phases: tuple[str, ...], workspace: Workspace
+) -> None:
+    """Copy phases of one model's fold 0 into another's, which then goes on after them."""
+    results = workspace.results(Dataset.open(workspace.dataset_folder(task)).name)
+    for phase in phases:
+        source, target = (results / model / "fold_0" / phase for model in (first, name))
+        if source.is_dir() and not target.is_dir():
+            with atomic_folder(target) as temporary:
+                shutil.copytree(source, temporary, dirs_exist_ok=True)
 
 
 def groups_of(paper: Paper, task: str, workspace: Workspace) -> dict[str, set[str]]:

@@ -67,15 +67,32 @@ def _unknown(name: str) -> str:
     )
 
 
-def plan_channels(fingerprint: Fingerprint) -> tuple[tuple[ChannelPlan, ...], str]:
+def plan_channels(
+    fingerprint: Fingerprint, window: tuple[float, float] | None = None
+) -> tuple[tuple[ChannelPlan, ...], str]:
     """Every channel's plan, and the reasons as one text.
 
+    Args:
+        fingerprint: The dataset, measured.
+        window: HU (low, high) to scale CT channels from, instead of the foreground's statistics.
+
     Raises:
-        PlanError: a channel's name says nothing about its values.
+        PlanError: a channel's name says nothing about its values, or a window is asked for and
+            none is CT.
     """
     plans, reasons = [], []
     for name, intensities in zip(fingerprint.channel_names, fingerprint.intensities, strict=True):
         rule, reason = normalisation(name)
+        if rule == "ct" and window is not None:
+            plans.append(
+                ChannelPlan(
+                    name=name, normalisation="window", intensities=intensities, window=window
+                )
+            )
+            reasons.append(
+                f"channel {name!r} is CT: {window[0]:g} to {window[1]:g} HU, as asked for."
+            )
+            continue
         plans.append(ChannelPlan(name=name, normalisation=rule, intensities=intensities))
         if rule == "ct":
             reason += (
@@ -84,4 +101,6 @@ def plan_channels(fingerprint: Fingerprint) -> tuple[tuple[ChannelPlan, ...], st
                 f"standard deviation {intensities.std:.0f}."
             )
         reasons.append(reason)
+    if window is not None and all(plan.window is None for plan in plans):
+        raise PlanError("--window is for CT channels, and this dataset has none.")
     return tuple(plans), " ".join(reasons)

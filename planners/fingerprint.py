@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy import ndimage
 
+from renalplan.case_labels import read_labels
 from renalplan.dataset import Case
 from renalplan.errors import DatasetError
 from renalplan.files import Record
 from renalplan.geometry import Spacing, box_shape, box_slices, mask_box
-from renalplan.images import Volume, read_channels, read_volume
+from renalplan.images import Volume, read_channels
 from renalplan.labels import LabelScheme, values_in
 from renalplan.plan import Intensities
 from renalplan.preprocessing import body_box
@@ -118,18 +119,11 @@ def measure_case(case: Case, scheme: LabelScheme) -> tuple[CaseFingerprint, NDAr
             holds a value that dataset.json does not declare.
     """
     volume = read_channels(case.images)
-    label_path = case.label
-    assert label_path is not None, "training cases have labels"
-    label = read_volume(label_path, labels=True)
-    if differences := volume.grid.differences(label.grid):
-        raise DatasetError(
-            f"{label_path} does not lie on the grid of {case.images[0].name}: "
-            f"{'; '.join(differences)}. Resample the label onto the image."
-        )
-    labels = label.array[0]
+    labels = read_labels(case, volume)
+    assert labels is not None, "training cases have labels or boxes"
     if unknown := sorted(set(values_in(labels)) - set(scheme.all_values)):
         raise DatasetError(
-            f"{label_path} holds label values {unknown} that dataset.json does not declare "
+            f"{case.label} holds label values {unknown} that dataset.json does not declare "
             f"(it declares {list(scheme.all_values)})."
         )
     return measure_volume(case.id, volume, labels, scheme)

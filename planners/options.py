@@ -20,6 +20,8 @@ class PlanOptions:
         cascade: `auto` decides from the data; `none` plans one stage; `locate` finds kidney regions
             first; `lowres` segments coarsely first.
         spacing: Replaces the target spacing, mm along (z, y, x) of the canonical scan.
+        window: HU (low, high) that CT channels are clipped to and scaled from, to 0..1; None
+            takes the z-score by the foreground's statistics.
         base_features: Channels of the network's first stage; nnU-Net's is 32.
         max_features: Cap on a 3-D network's channels; a 2-D network's is 1.6 times that.
         name: The plan's name; the planner's if None.
@@ -32,6 +34,7 @@ class PlanOptions:
     gpu_memory_gb: float | None = None
     cascade: Literal["auto", "none", "locate", "lowres"] = "auto"
     spacing: tuple[float, float, float] | None = None
+    window: tuple[float, float] | None = None
     base_features: int = 32
     max_features: int = 320
     name: str | None = None
@@ -43,6 +46,8 @@ class PlanOptions:
             raise UsageError(f"cascade must be one of {', '.join(CASCADES)}; not {self.cascade!r}.")
         if self.spacing is not None and not min(self.spacing) > 0:
             raise UsageError(f"spacing must be above 0 mm along every axis, it is {self.spacing}.")
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise UsageError(f"window must be two HU, the lower first, it is {self.window}.")
         if not 2 <= self.base_features <= self.max_features:
             raise UsageError(
                 f"base_features must lie between 2 and max_features ({self.max_features}), "

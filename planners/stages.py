@@ -97,7 +97,7 @@ def assemble(
     Raises:
         PlanError: a channel's name says nothing about its values.
     """
-    channels, channel_reason = plan_channels(fingerprint)
+    channels, channel_reason = plan_channels(fingerprint, options.window)
     usual = {
         "name": "asked for." if options.name else "the planner's name.",
         "dataset": f"measured on its {len(fingerprint.cases)} training cases.",

@@ -71,6 +71,13 @@ def plan_and_preprocess(arguments: list[str] | None = None) -> int:
         "--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help="target spacing in mm"
     )
     parser.add_argument(
+        "--window",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="scale CT from these HU to 0..1, e.g. -200 500 (default: by the foreground's statistics)",
+    )
+    parser.add_argument(
         "--base_features", type=int, help="channels of the first level (default 32)"
     )
     parser.add_argument("--plan_name", help="name of the plan (default: the planner's)")
@@ -88,6 +95,7 @@ def plan_and_preprocess(arguments: list[str] | None = None) -> int:
         "gpu_memory_gb": given.gpu_memory,
         "cascade": given.cascade,
         "spacing": tuple(given.spacing) if given.spacing else None,
+        "window": tuple(given.window) if given.window else None,
         "base_features": given.base_features,
         "name": given.plan_name,
     }
@@ -125,6 +133,7 @@ def _print_plan(planned: Planned) -> None:
     state = f"{planned.stored} cases preprocessed" if planned.stored else "everything is up to date"
     choice = f" --plan {plan.name}" if len(plan_names(planned.folder.parent)) > 1 else ""
     trainer = {"bisc": "BiSCUNet", "coarse_to_fine": "CoarseToFine"}.get(plan.planner, "UNet")
+    trainer = "GroupTraining" if planned.boxed else trainer
     print(f"{state}. Next: renalplan_train {plan.dataset} 0 {trainer}{choice}")
 
 

@@ -1,14 +1,16 @@
-"""A dataset folder: nnU-Net v2's raw format, read as it is, plus unlabelled images and patients."""
+"""A dataset folder: nnU-Net v2's raw format, read as it is, plus unlabelled images, patients and boxes."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from renalplan.boxes import BOXES, LabelBox, read_boxes
 from renalplan.errors import DatasetError
 from renalplan.files import TEMPORARY, read_record
 from renalplan.images import ENDINGS
@@ -57,12 +59,24 @@ class DatasetDescription(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One scan: its id, a file for each channel, and its label map if there is one."""
+    """One scan: its id, a file for each channel, and its label map or boxes if there are any.
+
+    Attributes:
+        boxes: Its rows of boxesTr.csv, if the dataset has one.
+        boxes_in: That file.
+    """
 
     id: str
     images: tuple[Path, ...]
     label: Path | None = None
     patient: str = ""
+    boxes: tuple[LabelBox, ...] = ()
+    boxes_in: Path = Path(BOXES)
+
+    @property
+    def is_boxed(self) -> bool:
+        """Whether boxes are all that is known of it."""
+        return self.label is None and bool(self.boxes)
 
 
 @dataclass(frozen=True)
@@ -109,28 +123,57 @@ class Dataset:
 
     @cached_property
     def training_cases(self) -> tuple[Case, ...]:
-        """All cases of imagesTr with their labels, sorted by id.
+        """All cases of imagesTr with their labels or, where there are none, their boxes; sorted by id.
 
         Raises:
-            DatasetError: imagesTr is missing or empty, or a case lacks a channel or its label.
+            DatasetError: imagesTr is missing or empty, a case lacks a channel, or it has neither
+                label nor box; boxesTr.csv is not valid.
         """
         folder = self.folder / "imagesTr"
-        labels = self.folder / "labelsTr"
         found = find_images(folder, self.description.file_ending)
         if not found:
             raise DatasetError(
                 f"{folder} has no images that end in _0000{self.description.file_ending}."
             )
+        boxes = self.boxes(found)
         cases = []
         for case_id, channels in found.items():
-            images = self.complete(case_id, channels, folder)
-            label = labels / f"{case_id}{self.description.file_ending}"
-            if not label.is_file():
-                raise DatasetError(f"{label} is missing: {case_id} has an image but no label.")
-            cases.append(
-                Case(id=case_id, images=images, label=label, patient=self.patient(case_id))
+            case = Case(
+                id=case_id,
+                images=self.complete(case_id, channels, folder),
+                label=self.label_of(case_id, boxes),
+                patient=self.patient(case_id),
+                boxes=boxes.get(case_id, ()),
+                boxes_in=self.folder / BOXES,
             )
+            cases.append(case)
         return tuple(cases)
+
+    def boxes(self, cases: Iterable[str]) -> dict[str, tuple[LabelBox, ...]]:
+        """Rows of boxesTr.csv by case; empty if there is no such file.
+
+        Raises:
+            DatasetError: the file is not valid.
+        """
+        path = self.folder / BOXES
+        if not path.is_file():
+            return {}
+        values = [v for v in self.scheme.all_values if v not in (0, self.scheme.ignore)]
+        return read_boxes(path, values, cases)
+
+    def label_of(self, case_id: str, boxes: dict[str, tuple[LabelBox, ...]]) -> Path | None:
+        """A case's label map; None if it has boxes instead.
+
+        Raises:
+            DatasetError: it has neither.
+        """
+        label = self.folder / "labelsTr" / f"{case_id}{self.description.file_ending}"
+        if label.is_file():
+            return label
+        if case_id in boxes:
+            return None
+        more = f", nor a row in {BOXES}" if boxes else ""
+        raise DatasetError(f"{label} is missing: {case_id} has an image but no label{more}.")
 
     @cached_property
     def unlabelled_cases(self) -> tuple[Case, ...]:

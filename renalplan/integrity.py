@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from renalplan.boxes import BOXES, outside
 from renalplan.dataset import UNLABELLED, Case, Dataset, find_images
 from renalplan.errors import DatasetError, RenalplanError
 from renalplan.geometry import Grid
@@ -74,6 +75,11 @@ def list_cases(dataset: Dataset) -> tuple[list[str], list[Case]]:
         return [*problems, str(problem)], []
     if not found:
         problems.append(f"{folder} has no images that end in _0000{ending}.")
+    try:
+        boxes = dataset.boxes(found)
+    except DatasetError as problem:
+        problems.append(str(problem))
+        boxes = {}
     cases = []
     for case_id, channels in found.items():
         try:
@@ -81,11 +87,17 @@ def list_cases(dataset: Dataset) -> tuple[list[str], list[Case]]:
         except DatasetError as problem:
             problems.append(str(problem))
             images = tuple(channels[i] for i in sorted(channels))
-        label: Path | None = labels / f"{case_id}{ending}"
-        if label is not None and not label.is_file():
-            problems.append(f"{label} is missing: {case_id} has an image but no label.")
-            label = None
-        cases.append(Case(id=case_id, images=images, label=label))
+        label: Path | None = None
+        try:
+            label = dataset.label_of(case_id, boxes)
+        except DatasetError as problem:
+            problems.append(str(problem))
+        rows = boxes.get(case_id, ())
+        cases.append(
+            Case(
+                id=case_id, images=images, label=label, boxes=rows, boxes_in=dataset.folder / BOXES
+            )
+        )
     if labels.is_dir():
         lonely = [
             p
@@ -172,6 +184,8 @@ def _grid_problems(case: Case) -> tuple[list[str], dict[Path, Grid]]:
         except DatasetError as problem:
             problems.append(str(problem))
     first = case.images[0]
+    if first in grids:
+        problems += outside(case.boxes_in, case.boxes, grids[first])
     for path, grid in grids.items():
         if first in grids and (differences := grids[first].differences(grid)):
             problems.append(

@@ -43,26 +43,40 @@ def normalise(image: NDArray, rules: tuple[Rescaling, ...]) -> NDArray[np.float3
 
 
 def hounsfield(channel: NDArray[np.float32], plan: ChannelPlan) -> NDArray[np.float32]:
-    """HU of a channel that `normalise` rescaled by the rule `ct`; what it clipped stays clipped.
+    """HU of a channel that `normalise` rescaled; what it clipped stays clipped.
 
     Raises:
-        ValueError: another rule, which each image sets for itself, or none that knows of HU.
+        ValueError: a rule that each image sets for itself, or that knows nothing of HU.
     """
-    if plan.normalisation != "ct":
+    rule = hounsfield_rescaling(plan)
+    if rule is None:
         raise ValueError(f"{plan.name} is normalised by {plan.normalisation}, HU are not known")
-    return channel * np.float32(max(plan.intensities.std, 1e-8)) + np.float32(plan.intensities.mean)
+    return channel * np.float32(rule.scale) + np.float32(rule.offset)
 
 
-def _rescaling(channel: NDArray, plan: ChannelPlan) -> Rescaling:
-    if plan.normalisation == "none":
-        return Rescaling(None, None, 0.0, 1.0)
-    if plan.normalisation == "rgb_to_0_1":
-        return Rescaling(None, None, 0.0, 255.0)
+def hounsfield_rescaling(plan: ChannelPlan) -> Rescaling | None:
+    """What every image of a CT channel is rescaled by; None for a channel that is not in HU.
+
+    `x * scale + offset` gives HU back, clipped as they were.
+    """
+    if plan.window is not None:
+        low, high = plan.window
+        return Rescaling(low, high, low, high - low)
     if plan.normalisation == "ct":
         known = plan.intensities
         return Rescaling(
             known.percentile_00_5, known.percentile_99_5, known.mean, max(known.std, 1e-8)
         )
+    return None
+
+
+def _rescaling(channel: NDArray, plan: ChannelPlan) -> Rescaling:
+    if (fixed := hounsfield_rescaling(plan)) is not None:
+        return fixed
+    if plan.normalisation == "none":
+        return Rescaling(None, None, 0.0, 1.0)
+    if plan.normalisation == "rgb_to_0_1":
+        return Rescaling(None, None, 0.0, 255.0)
     if plan.normalisation == "rescale_to_0_1":
         low, high = float(channel.min()), float(channel.max())
         return Rescaling(None, None, low, max(high - low, 1e-8))

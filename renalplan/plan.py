@@ -20,7 +20,7 @@ from renalplan.files import Record, read_record, write_json
 
 VERSION = 1  # raise when a field changes its meaning; older files then fail by name
 Axis = Literal["z", "y", "x"]
-Normalisation = Literal["ct", "zscore", "rescale_to_0_1", "rgb_to_0_1", "none"]
+Normalisation = Literal["ct", "window", "zscore", "rescale_to_0_1", "rgb_to_0_1", "none"]
 
 
 class Intensities(Record):
@@ -39,12 +39,24 @@ class ChannelPlan(Record):
     """How one input channel is normalised.
 
     `ct` clips to the 0.5 and 99.5 percentile of the dataset's foreground and takes the z-score with
-    the dataset's mean and standard deviation; `zscore` uses each image's own.
+    the dataset's mean and standard deviation; `window` clips to `window` (low, high) in HU and
+    scales it to 0..1; `zscore` uses each image's own.
     """
 
     name: str
     normalisation: Normalisation
     intensities: Intensities
+    window: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _window_is_one(self) -> ChannelPlan:
+        if (self.normalisation == "window") != (self.window is not None):
+            raise ValueError(
+                f"channel {self.name}: normalisation 'window' and a window go together"
+            )
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise ValueError(f"channel {self.name}: the window {self.window} is empty")
+        return self
 
 
 class NetworkSpec(Record):

@@ -57,8 +57,10 @@ def remembered_options(folder: Path, asked: PlanOptions | None = None) -> PlanOp
     known = read_record(path, PlanOrigin).options
     if asked is not None and known["planner"] != asked.planner:
         return asked
-    spacing = known.get("spacing")
-    return PlanOptions(**{**known, "spacing": tuple(spacing) if spacing else None})
+    values: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in known.items()
+    }
+    return PlanOptions(**values)
 
 
 def settle_plan(

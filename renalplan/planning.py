@@ -44,6 +44,7 @@ class Planned:
         edited: The plan file was changed by hand and is honoured.
         replaced: What is different from the plan that stood there before, in words.
         stored: How many cases had to be preprocessed now.
+        boxed: Some cases have boxes instead of labels.
     """
 
     plan: Plan
@@ -51,6 +52,7 @@ class Planned:
     edited: bool
     replaced: str
     stored: int
+    boxed: bool = False
 
 
 def plan_and_preprocess(
@@ -120,6 +122,7 @@ def plan_and_preprocess(
         edited=settled.edited,
         replaced=settled.replaced,
         stored=todo,
+        boxed=any(case.is_boxed for case in cases),
     )
 
 

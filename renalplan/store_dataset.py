@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from renalplan.case_labels import read_labels
 from renalplan.dataset import Case
-from renalplan.errors import DatasetError, TrainingError
+from renalplan.errors import TrainingError
 from renalplan.files import (
     Record,
     content_hash,
@@ -16,7 +17,7 @@ from renalplan.files import (
     value_hash,
     write_json,
 )
-from renalplan.images import read_channels, read_volume
+from renalplan.images import read_channels
 from renalplan.labels import LabelScheme
 from renalplan.normalisation import rescalings
 from renalplan.parallel import map_cases
@@ -58,7 +59,9 @@ class InputTable(Record):
 
 
 def hash_inputs(cases: tuple[Case, ...], cache: Path, meaning: str = "") -> dict[str, str]:
-    """Content hash of each case's files; files of unchanged size and time are not read again.
+    """Content hash of each case's files and, where these stand for labels, of its boxes.
+
+    Files of unchanged size and time are not read again.
 
     Args:
         cases: The cases.
@@ -76,10 +79,12 @@ def hash_inputs(cases: tuple[Case, ...], cache: Path, meaning: str = "") -> dict
             old if unchanged and old else Inputs(files=state, hash=content_hash(*paths))
         )
     write_json(cache, InputTable(cases=table))
-    return {
-        case: value_hash([inputs.hash, meaning]) if meaning else inputs.hash
-        for case, inputs in table.items()
-    }
+    boxed = {case.id: [[b.label, b.box] for b in case.boxes] for case in cases if case.is_boxed}
+    hashes = {}
+    for case_id, inputs in table.items():
+        more = [*([meaning] if meaning else []), *([boxed[case_id]] if case_id in boxed else [])]
+        hashes[case_id] = value_hash([inputs.hash, *more]) if more else inputs.hash
+    return hashes
 
 
 def recipe(plan: Plan, stage: StagePlan) -> str:
@@ -88,7 +93,8 @@ def recipe(plan: Plan, stage: StagePlan) -> str:
         {
             "layout": LAYOUT,
             "axes": plan.axes,
-            "channels": [channel.model_dump(mode="json") for channel in plan.channels],
+            # what a plan does not use must not change the hash of stores made before it could
+            "channels": [c.model_dump(mode="json", exclude_none=True) for c in plan.channels],
             "spacing": stage.spacing,
             "region": stage.region,
             "margin_mm": stage.margin_mm if stage.region == "kidney" else None,
@@ -145,15 +151,7 @@ def store_dataset(
 def store_case(case: Case, hashes: dict[str, str], job: StoreJob, stages: list[StagePlan]) -> None:
     """Read a case once and write the stages that are not up to date; the sidecars come last."""
     volume = read_channels(case.images)
-    labels = None
-    if case.label is not None:
-        label = read_volume(case.label, labels=True)
-        if differences := volume.grid.differences(label.grid):
-            raise DatasetError(
-                f"{case.label} does not lie on the grid of {case.images[0].name}: "
-                f"{'; '.join(differences)}."
-            )
-        labels = label.array[0]
+    labels = read_labels(case, volume)
     body = body_box(volume.array)
     rules = rescalings(volume.array, job.plan.channels)
     for stage in stages:

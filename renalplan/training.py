@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from renalplan.boxes import BOXES
+from renalplan.case_labels import canonical_boxes
 from renalplan.dataset import Case, Dataset, DatasetDescription
 from renalplan.errors import RenalplanError, TrainingError, UsageError
 from renalplan.files import read_record
@@ -88,24 +90,25 @@ def train(
     description = read_record(preprocessed / "dataset.json", DatasetDescription)
 
     kind, values = _method(trainer, settings or [], device)
+    boxed = _boxed(kind, trainer, dataset)
     unlabelled = dataset.unlabelled_cases
     needed = [case.id for case in (*cases.values(), *(unlabelled if kind.uses_unlabelled else ()))]
     used = configuration or plan.default_configuration
     path = workspace.results(dataset.name) / (name or _model_name(trainer, plan, used))
-    base = _task_on(device, precision, workers, progress)
+    task_of = partial(
+        _task_on(device, precision, workers, progress),
+        plan=plan,
+        configuration=used,
+        description=description,
+        stores=plan_folder,
+        model=ModelFolder(path),
+        boxes=canonical_boxes(cases.values()) if kind.uses_boxes else {},
+        boxed=boxed,
+    )
     trainers: dict[str, Trainer] = {}
     for fold_name, split in folds.items():
-        task_of_fold = base(
-            plan=plan,
-            configuration=used,
-            description=description,
-            fold=split,
-            fold_name=fold_name,
-            stores=plan_folder,
-            model=ModelFolder(path),
-            **_strangers(unlabelled, split, patients),
-        )
-        trainers[fold_name] = kind(task_of_fold, values)
+        strangers = _strangers(unlabelled, split, patients)
+        trainers[fold_name] = kind(task_of(fold=split, fold_name=fold_name, **strangers), values)
         trainers[fold_name].check()
     _require_stores(plan_folder, plan, used, needed)
     results: dict[str, dict[str, float]] = {}
@@ -113,7 +116,7 @@ def train(
         model = _open_model(running, trainer, restart, others=not folds.keys() >= _folds_in(path))
         results[fold_name] = train_and_validate(running, model, dataset, cases)
     if wanted == "cv":
-        _gather(path, folds)
+        _gather(path, [name for name, scores in results.items() if scores])
     return Trained(model=path, folds=results)
 
 
@@ -138,9 +141,12 @@ def _folds_in(path: Path) -> set[str]:
     return {p.name.removeprefix("fold_") for p in path.glob("fold_*")}
 
 
-def _gather(path: Path, folds: dict[str, Fold]) -> None:
+def _gather(path: Path, folds: list[str]) -> None:
+    """One table of the folds that were scored."""
     from renalplan.evaluation.crossval import gather_folds
 
+    if not folds:
+        return
     gather_folds({int(f): path / f"fold_{f}" / "validation" for f in folds}, path)
 
 
@@ -167,11 +173,17 @@ def train_and_validate(
     """Run a fold's phases, then predict its held-out scans as any scan and score them.
 
     Returns:
-        Structure -> mean Dice; empty if nothing is held out.
+        Structure -> mean Dice; empty if nothing is held out, or nothing with labels.
     """
     trainer.run()
     task = trainer.task
-    if not task.fold.val:
+    judged = [case for case in task.fold.val if cases[case].label is not None]
+    if left_out := len(task.fold.val) - len(judged):
+        log.info(
+            "fold %s: %d of %d held-out cases have boxes and no labels, so they are not scored",
+            task.fold_name, left_out, len(task.fold.val),
+        )  # fmt: skip
+    if not judged:
         return {}
     from renalplan.evaluation.evaluate import evaluate_folders
     from renalplan.images import image_ending
@@ -183,7 +195,7 @@ def train_and_validate(
     predictor = Predictor.from_model(model, [task.fold_name], options, unfinished=True)
     scans = [
         ScanFiles(id=c, images=images, ending=image_ending(images[0]) or ".nii.gz")
-        for c in task.fold.val
+        for c in judged
         for images in [_channels_of(cases[c], task.channels)]
     ]
     report = predictor.predict_folder(scans, out)
@@ -191,7 +203,7 @@ def train_and_validate(
         case, reason = next(iter(report.failed.items()))
         raise TrainingError(f"validation of {case} failed: {reason}")
     evaluation = evaluate_folders(
-        out, dataset.folder / "labelsTr", task.scheme, out, cases=set(task.fold.val)
+        out, dataset.folder / "labelsTr", task.scheme, out, cases=set(judged)
     )
     scores = evaluation.summary.structures.items()
     return {name: structure.scores["dice"].mean for name, structure in scores}
@@ -212,6 +224,21 @@ def _method(
     choose_device(device)
     kind = find_trainer(trainer)
     return kind, parse_settings(kind.Settings, settings)
+
+
+def _boxed(kind: type[Trainer], name: str, dataset: Dataset) -> frozenset[str]:
+    """Cases that have boxes instead of labels.
+
+    Raises:
+        UsageError: the trainer would take the boxes for labels.
+    """
+    boxed = frozenset(case.id for case in dataset.training_cases if case.is_boxed)
+    if boxed and not kind.uses_boxes:
+        raise UsageError(
+            f"{dataset.folder / BOXES} stands for the labels of {len(boxed)} cases, such as "
+            f"{min(boxed)}; {name} needs labels. GroupTraining learns from boxes."
+        )
+    return boxed
 
 
 def _folds(wanted: int | str, splits: list[Fold], cases: tuple[str, ...]) -> dict[str, Fold]:

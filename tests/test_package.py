@@ -84,15 +84,16 @@ def test_the_wheel_is_one_package_with_types_licence_and_commands(wheel: Path) -
     assert dict(points["console_scripts"]) == wanted
     assert dict(points["renalplan.trainers"]) == {
         name: f"renalplan.trainers.{module}:{name}"
-        for name, module in (
-            ("UNet", "unet"),
-            ("DenseBiasNet", "densebiasnet"),
-            ("SCUNet", "scunet"),
-            ("BiSCUNet", "biscunet"),
-            ("CPNet", "cpnet"),
-            ("PANet", "panet"),
-            ("CoarseToFine", "coarse_to_fine"),
-        )
+        for name, module in {
+            "UNet": "unet",
+            "DenseBiasNet": "densebiasnet",
+            "SCUNet": "scunet",
+            "BiSCUNet": "biscunet",
+            "CPNet": "cpnet",
+            "PANet": "panet",
+            "GroupTraining": "group",
+            "CoarseToFine": "coarse_to_fine",
+        }.items()
     }
     assert "Requires-Python: >=3.11" in metadata
     assert "License-Expression: Apache-2.0" in metadata or "License: Apache-2.0" in metadata

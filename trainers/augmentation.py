@@ -30,6 +30,7 @@ from batchgeneratorsv2.transforms.utils.pseudo2d import (
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from pydantic import ConfigDict, Field
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
 from renalplan.files import Record
 from renalplan.geometry import Shape
@@ -64,7 +65,8 @@ class Augmentation:
     """A transform and how much more than the patch it wants to see.
 
     Attributes:
-        transform: One sample {image, segmentation} -> the same, cropped to the patch.
+        transform: One sample {image, segmentation} -> the same, cropped to the patch; voxel weights
+            may come along as `regression_target`.
         margin: Voxels beyond the patch on each side.
     """
 
@@ -96,6 +98,9 @@ class MirrorWithPairs(BasicTransform):
     def _apply_to_image(self, img: Tensor, **params: Any) -> Tensor:
         return img.flip([1 + axis for axis in params["axes"]]) if params["axes"] else img
 
+    def _apply_to_regr_target(self, regression_target: Tensor, **params: Any) -> Tensor:
+        return self._apply_to_image(regression_target, **params)
+
     def _apply_to_segmentation(self, segmentation: Tensor, **params: Any) -> Tensor:
         result = self._apply_to_image(segmentation, **params)
         return swap_pairs(result, self.pairs) if self.left_right_axis in params["axes"] else result
@@ -108,6 +113,22 @@ def swap_pairs(labels: Tensor, pairs: tuple[tuple[int, int], ...]) -> Tensor:
         result[labels == first] = second
         result[labels == second] = first
     return result
+
+
+class SpatialWithWeights(SpatialTransform):
+    """Turns and scales weights with the rest, by nearest voxel: they stay the numbers they were."""
+
+    def _apply_to_regr_target(self, regression_target: Tensor, **params: Any) -> Tensor:
+        if params["grid"] is None:
+            return super()._apply_to_image(regression_target, **params)  # cut out
+        turned: Tensor = grid_sample(
+            regression_target[None],
+            params["grid"][None],
+            mode="nearest",
+            padding_mode="zeros",
+            align_corners=self.align_corners,
+        )[0]
+        return turned
 
 
 class PreviousAsChannels(BasicTransform):
@@ -185,7 +206,7 @@ def _degrees(patch: Shape, settings: AugmentationSettings, flat: bool) -> float:
 
 def _spatial(patch: Shape, settings: AugmentationSettings, flat: bool) -> BasicTransform:
     angle = np.deg2rad(_degrees(patch, settings, flat))
-    return SpatialTransform(
+    return SpatialWithWeights(
         patch[1:] if flat else patch,
         patch_center_dist_from_border=0,
         random_crop=False,

@@ -8,47 +8,12 @@ new scans; the corruption in `augmentation` is what keeps the second network fro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
-
-from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
-from numpy.typing import NDArray
-
 from renalplan.geometry import Shape
 from renalplan.plan import NetworkSpec, StagePlan
 from renalplan.resampling import resample_labels
-from renalplan.store import ItemArrays, open_array, write_array
+from renalplan.trainers.beside import previous_labels
 from renalplan.trainers.item_predictor import ItemPredictor
 from renalplan.trainers.task import TrainingTask
-
-
-@dataclass(frozen=True)
-class PreviousLabels:
-    """Reads patches of the stored previous labels; picklable for data workers.
-
-    Attributes:
-        fold_folder: The fold's folder.
-        stage: The stage that reads them.
-    """
-
-    fold_folder: Path
-    stage: str
-
-    def __call__(self, item: ItemArrays, start: tuple[int, ...], size: tuple[int, ...]) -> NDArray:
-        """(1, *size) label values, zero beyond the border."""
-        box = [[int(a), int(a + n)] for a, n in zip(start, size, strict=True)]
-        return crop_and_pad_nd(_opened(str(self.path(item))), box, 0)
-
-    def path(self, item: ItemArrays) -> Path:
-        """Where an item's previous labels are."""
-        return self.fold_folder / f"before_{self.stage}" / f"{item.item.name}.b2nd"
-
-
-@lru_cache(maxsize=256)
-def _opened(path: str) -> Any:
-    return open_array(Path(path))
 
 
 def predict_previous(task: TrainingTask, stage: StagePlan, network: NetworkSpec) -> None:
@@ -57,8 +22,8 @@ def predict_previous(task: TrainingTask, stage: StagePlan, network: NetworkSpec)
     Items that a killed run stored are kept.
     """
     previous = task.plan.stage(stage.previous or "")
-    target = PreviousLabels(task.fold_folder, stage.name)
-    _opened.cache_clear()  # a restart in this process writes new files under the same names
+    target = previous_labels(task, stage)
+    assert target is not None, "the stage sees the one before"
     predict = ItemPredictor(task, previous, network)
     for case_items, wanted in zip(
         [task.training_items(previous), task.held_out_items(previous)],
@@ -69,4 +34,4 @@ def predict_previous(task: TrainingTask, stage: StagePlan, network: NetworkSpec)
             if target.path(item).is_file():
                 continue
             shape: Shape = item.item.shape
-            write_array(target.path(item), resample_labels(predict(source), shape)[None])
+            target.write(item, resample_labels(predict(source), shape))

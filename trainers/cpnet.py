@@ -12,9 +12,10 @@ import logging
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from renalplan.errors import UsageError
+from renalplan.normalisation import hounsfield_rescaling
 from renalplan.plan import NetworkSpec, StagePlan
 from renalplan.trainers.bayes import Compartments
 from renalplan.trainers.cycle import Reverse
@@ -91,12 +92,6 @@ class CPNetSettings(SupervisedSettings):
     )
     earlier: Recipe = Recipe()
 
-    @model_validator(mode="after")
-    def _every_round_has_an_epoch(self) -> CPNetSettings:
-        if self.rounds > self.epochs:
-            raise ValueError(f"rounds ({self.rounds}) must not be more than epochs ({self.epochs})")
-        return self
-
 
 class CPNet(StagedTrainer):
     """The plan's last stage by prototypes, earlier ones by the plan's own U-Net.
@@ -118,10 +113,12 @@ class CPNet(StagedTrainer):
         phases = (self.settings.arterial, self.settings.excretory)
         if missing := [number for number in phases if number >= len(channels)]:
             return f"the images have no channel {missing[0]}, a second contrast phase (CTU)"
-        if other := [channels[n].name for n in phases if channels[n].normalisation != "ct"]:
+        if other := [channels[n].name for n in phases if not hounsfield_rescaling(channels[n])]:
             return f"the channel {other[0]} is not in HU, so phases cannot be compared"
         if phases[0] == phases[1]:
             return "arterial and excretory are the same channel"
+        if self.stages[-1].previous_as_channels:
+            return "the plan is a cascade, whose first stage has not seen the unlabelled scans"
         names = set(self.task.scheme.foreground)
         if lacking := [name for name in ("cortex", "medulla") if name not in names]:
             return f"the dataset has no label named {lacking[0]}"
@@ -154,11 +151,15 @@ class CPNet(StagedTrainer):
                 f"{type(self).__name__} compares voxel by voxel: --set loss.name=ce, the paper's, "
                 "or another than dice_ce."
             )
-        largest = 1 - 1 / scheme.heads
-        if self.settings.omega > largest:
+        if self.settings.omega > 1 - 1 / scheme.heads:
             raise UsageError(
                 f"--set omega={self.settings.omega:g}: with {scheme.heads} classes it is at most "
-                f"{largest:.4g}."
+                f"1 - 1/{scheme.heads}."
+            )
+        if self.settings.rounds > self.settings.epochs:
+            raise UsageError(
+                f"--set rounds={self.settings.rounds}: a round of pseudo labels needs an epoch, "
+                f"there are {self.settings.epochs}."
             )
 
     def run(self) -> None:

@@ -66,12 +66,12 @@ class CycleLoss(nn.Module):
         supports = len(episode["support_image"])
         features = extractor(torch.cat([episode["support_image"], episode["image"]]))
         support_features, query_features = features[:supports], features[supports:]
-        target, known = self.encoder(episode["support_labels"])
-        prototypes = self.prototypes(support_features, target, known)
+        target, _ = self.encoder(episode["support_labels"])
+        prototypes = self.prototypes(support_features, target)
         logits = self._classify(query_features, prototypes, episode["image"])
         query_loss = self.compare(logits, *self.encoder(episode["labels"]))
         reverse_losses = [
-            self._reverse(features_of, logits_of, support_features, target, known)
+            self._reverse(features_of, logits_of, support_features, target)
             for features_of, logits_of in zip(query_features, logits, strict=True)
         ]
         total: Tensor = self.theta * query_loss + torch.stack(reverse_losses).mean()
@@ -79,20 +79,19 @@ class CycleLoss(nn.Module):
 
     def predict(self, extractor: nn.Module, episode: dict[str, Tensor]) -> Tensor:
         """Logits (B, K + 1, *patch) of the queries: the forward process alone."""
-        target, known = self.encoder(episode["support_labels"])
-        prototypes = self.prototypes(extractor(episode["support_image"]), target, known)
+        target, _ = self.encoder(episode["support_labels"])
+        prototypes = self.prototypes(extractor(episode["support_image"]), target)
         return self._classify(extractor(episode["image"]), prototypes, episode["image"])
 
-    def prototypes(self, features: Tensor, target: Tensor, known: Tensor | None) -> Tensor:
+    def prototypes(self, features: Tensor, target: Tensor) -> Tensor:
         """Prototypes (K + 1, F), background first.
 
         Args:
             features: (K, F, ...) of the supports; the k-th one gives the k-th structure's.
-            target: (K, K + 1, *patch), one-hot.
-            known: (K, 1, *patch), 0 where the label is not known; None if all is.
+            target: (K, K + 1, *patch), one-hot; 0 in all classes where the label is not known.
         """
         masks = self._pooled_from(target, target[:, 1:].amax(1, keepdim=True))
-        pooled = masked_average_pooling(features, masks if known is None else masks * known)
+        pooled = masked_average_pooling(features, masks)
         own = torch.arange(len(features), device=features.device)
         return torch.cat([pooled[:, 0].mean(0, keepdim=True), pooled[own, own + 1]])
 
@@ -102,7 +101,6 @@ class CycleLoss(nn.Module):
         logits: Tensor,
         support_features: Tensor,
         target: Tensor,
-        known: Tensor | None,
     ) -> Tensor:
         """L_support: the supports by the prototypes of one query (F, ...), (K + 1, *patch)."""
         probabilities = logits.softmax(0)[None]
@@ -113,11 +111,10 @@ class CycleLoss(nn.Module):
         pooled = masked_average_pooling(features[None], self._pooled_from(masks, foreground))
         classified = self._classify(support_features, pooled[0], target)
         classified = classified.masked_fill(~present.view(1, -1, 1, 1, 1), NEVER)
-        # what has no prototype in the query cannot be found again: its voxels are left out
+        # what has no prototype in the query cannot be found again: its voxels are left out, as are
+        # those whose label is not known
         counted = (target * present.view(1, -1, 1, 1, 1)).sum(1, keepdim=True)
-        loss: Tensor = self.compare(
-            classified, target, counted if known is None else counted * known
-        )
+        loss: Tensor = self.compare(classified, target, counted)
         return loss
 
     def _pooled_from(self, masks: Tensor, foreground: Tensor) -> Tensor:

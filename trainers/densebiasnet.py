@@ -23,7 +23,12 @@ from renalplan.trainers.losses import LossSettings
 from renalplan.trainers.phase import Phase
 from renalplan.trainers.settings import TrainerSettings
 from renalplan.trainers.staged import StagedTrainer
-from renalplan.trainers.supervised import Recipe, SupervisedSettings, SupervisedStage
+from renalplan.trainers.supervised import (
+    Recipe,
+    Schedule,
+    SupervisedSettings,
+    SupervisedStage,
+)
 from renalplan.trainers.task import TrainingTask
 from renalplan.trainers.unlabelled import regions_phase
 
@@ -39,7 +44,7 @@ class DenseBiasNetSettings(SupervisedSettings):
     batch_size: int | None = Field(default=1, ge=1, description="patches a step")
     optimizer: Literal["sgd", "adam", "adamw"] = Field(default="adam")
     learning_rate: float = Field(default=1e-4, gt=0, description="at the start")
-    schedule: Literal["poly", "time", "constant"] = Field(
+    schedule: Schedule = Field(
         default="time", description="learning rate: Keras' decay with time, as in the paper"
     )
     weight_decay: float = Field(default=0.0, ge=0)

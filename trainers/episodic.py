@@ -158,8 +158,8 @@ class PrototypePhase(NetworkPhase):
         found = []
         for draw in range(self.draws):
             episode = {name: value.to(device) for name, value in supports.draw(draw).items()}
-            target, known = cycle.encoder(episode["support_labels"])
-            found.append(cycle.prototypes(extractor(episode["support_image"]), target, known))
+            target, _ = cycle.encoder(episode["support_labels"])
+            found.append(cycle.prototypes(extractor(episode["support_image"]), target))
         return torch.stack(found)
 
 

@@ -7,11 +7,13 @@ import torch
 from numpy.typing import NDArray
 
 from renalplan.inference.segmenter import choose_device
+from renalplan.inference.segmenters.staged import one_hot
 from renalplan.inference.sliding_window import WindowPredictor
 from renalplan.labels import LabelScheme
 from renalplan.model_folder import WEIGHTS, build_network
 from renalplan.plan import NetworkSpec, StagePlan
 from renalplan.store import ItemArrays
+from renalplan.trainers.beside import previous_labels
 from renalplan.trainers.task import TrainingTask
 
 
@@ -48,6 +50,8 @@ class ItemPredictor:
         built.load_state_dict(load_file(task.fold_folder / phase / WEIGHTS))
         self.stage = stage
         self.scheme = scheme or task.scheme_of(stage)
+        self._previous = previous_labels(task, stage)
+        self._labels = task.scheme
         self._predict = WindowPredictor(
             built.eval(),
             stage.patch_size,
@@ -57,10 +61,17 @@ class ItemPredictor:
 
     def __call__(self, item: ItemArrays) -> NDArray[np.int16]:
         """The item's label map along the plan's axes, of the item's shape."""
-        logits = self.logits(item.whole_image())
+        image = item.whole_image()
+        if self._previous is not None:
+            before = one_hot(self._previous.whole(item), self._labels)
+            image = np.concatenate([image, before])
+        logits = self.logits(image)
         outputs = logits.sigmoid() if self.scheme.has_regions else logits
         return self.scheme.decide(outputs.numpy()).astype(np.int16)
 
     def logits(self, image: NDArray[np.float32]) -> torch.Tensor:
-        """Logits (heads, z, y, x) of an image (channels, z, y, x) of the stage's store."""
+        """Logits (heads, z, y, x) of an image (channels, z, y, x) of the stage's store.
+
+        A cascade's second stage wants the one-hot labels of the stage before as further channels.
+        """
         return self._predict(torch.from_numpy(image))

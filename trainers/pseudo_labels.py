@@ -106,9 +106,9 @@ def _label_box(
     alone = likelihood.argmax(0)
     spacing = task.spacing_of(stage, item)
     arterial, excretory = _phases(task, item, start, size, prior)
-    named = prior_classes(
-        arterial, excretory, kidney_of(alone > 0, spacing), spacing, prior.classes
-    )
+    classes = prior.classes
+    kidney = kidney_of(np.isin(alone, (classes.cortex, classes.medulla)), spacing)
+    named = prior_classes(arterial, excretory, kidney, spacing, classes)
     posterior = correct_pseudo_labels(likelihood, named, prior.omega)
     return _values(posterior.argmax(0), task.scheme), _values(alone, task.scheme)
 

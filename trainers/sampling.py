@@ -22,6 +22,9 @@ from renalplan.store import ANNOTATED, ItemArrays
 
 Sample = dict[str, Any]
 Transform = Callable[..., Sample]
+Reader = Callable[[ItemArrays, tuple[int, ...], tuple[int, ...]], NDArray]
+# batchgeneratorsv2's names -> ours; its real-valued target carries the weights, which are no labels
+BATCH_NAMES = {"image": "image", "segmentation": "labels", "regression_target": "weights"}
 
 
 class BatchSource(Protocol):
@@ -67,6 +70,7 @@ class PatchSource:
         seed: With the step it decides everything.
         extra: Reads further segmentation channels for (item, start, size), e.g. a cascade's
             previous stage.
+        weights: Reads what each voxel weighs for (item, start, size); 0 beyond the image.
     """
 
     items: tuple[ItemArrays, ...]
@@ -76,15 +80,17 @@ class PatchSource:
     foreground_share: float
     transform: Transform | None
     seed: int
-    extra: Callable[[ItemArrays, tuple[int, ...], tuple[int, ...]], NDArray] | None = None
+    extra: Reader | None = None
+    weights: Reader | None = None
 
     def batch(self, step: int) -> dict[str, torch.Tensor]:
-        """Images (B, C, *patch) float32 and labels (B, 1, *patch) int16 of one step."""
+        """Images (B, C, *patch) float32 and labels (B, 1, *patch) int16 of one step.
+
+        With `weights`, also what each voxel weighs: (B, 1, *patch) float32.
+        """
         samples = [self._sample(step, place) for place in range(self.batch_size)]
-        return {
-            "image": torch.stack([sample["image"] for sample in samples]),
-            "labels": torch.stack([sample["segmentation"] for sample in samples]),
-        }
+        parts = {key: name for key, name in BATCH_NAMES.items() if key in samples[0]}
+        return {name: torch.stack([s[key] for s in samples]) for key, name in parts.items()}
 
     def _sample(self, step: int, place: int) -> Sample:
         wanted = self.wanted(step, place)
@@ -98,6 +104,9 @@ class PatchSource:
             "image": torch.from_numpy(image),
             "segmentation": torch.from_numpy(labels.astype(np.int16)),
         }
+        if self.weights is not None:
+            values = self.weights(item, *with_margin(corner, self.patch, self.margin))
+            sample["regression_target"] = torch.from_numpy(values.astype(np.float32))
         return self.transform(**sample) if self.transform else sample
 
     def read(self, item: ItemArrays, corner: tuple[int, ...]) -> tuple[NDArray, NDArray]:

@@ -22,7 +22,12 @@ from renalplan.trainers.phase import Phase
 from renalplan.trainers.sampling import BatchSource
 from renalplan.trainers.settings import TrainerSettings
 from renalplan.trainers.staged import StagedTrainer
-from renalplan.trainers.supervised import Recipe, SupervisedSettings, SupervisedStage
+from renalplan.trainers.supervised import (
+    Recipe,
+    Schedule,
+    SupervisedSettings,
+    SupervisedStage,
+)
 from renalplan.trainers.task import TrainingTask
 
 EDGE_IGNORE = 2
@@ -35,7 +40,7 @@ class SCUNetSettings(SupervisedSettings):
     iterations: int = Field(default=200, ge=1, description="training steps a round")
     optimizer: Literal["sgd", "adam", "adamw"] = Field(default="adam")
     learning_rate: float = Field(default=1e-4, gt=0)
-    schedule: Literal["poly", "time", "constant"] = Field(default="constant")
+    schedule: Schedule = Field(default="constant")
     weight_decay: float = Field(default=0.0, ge=0)
     loss: LossSettings = LossSettings(name="balanced_ce", threshold=0.1)
     augmentation: AugmentationSettings = AugmentationSettings(
@@ -74,7 +79,7 @@ class SCUNetStage(SupervisedStage):
         """See `TrainedNetwork.training_batches`; batches hold the edges as well."""
         scheme = task.scheme_of(self.stage)
         return EdgeSource(
-            source=self.patches(task, task.training_items(self.stage)),
+            source=self.patches(task, self.items(task)),
             outlines=outlines(scheme),
             spacing=task.stage_spacing(self.stage),
             method=self.settings.edges,

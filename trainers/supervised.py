@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -18,7 +19,7 @@ from renalplan.trainers.augmentation import (
     AugmentationSettings,
     build_augmentation,
 )
-from renalplan.trainers.cascade import PreviousLabels
+from renalplan.trainers.beside import previous_labels
 from renalplan.trainers.losses import (
     DeepSupervision,
     LossSettings,
@@ -27,10 +28,11 @@ from renalplan.trainers.losses import (
     dice_counts,
 )
 from renalplan.trainers.phase import TrainedNetwork
-from renalplan.trainers.sampling import BatchSource, PatchSource
+from renalplan.trainers.sampling import BatchSource, PatchSource, Reader
 from renalplan.trainers.settings import TrainerSettings
 from renalplan.trainers.task import TrainingTask
 
+Schedule = Literal["poly", "time", "exponential", "constant"]
 VALIDATION_SEED = 977  # held-out patches are the same in every epoch, so figures can be compared
 
 
@@ -53,12 +55,16 @@ class Recipe(Record):
     learning_rate: float = Field(
         default=1e-2, gt=0, description="at the start; about 3e-3 suits adamw"
     )
-    schedule: Literal["poly", "time", "constant"] = Field(
+    schedule: Schedule = Field(
         default="poly",
-        description="learning rate: nnU-Net's polynomial decay, Keras' decay with time, or none",
+        description="learning rate: nnU-Net's polynomial decay, Keras' decay with time, exponential "
+        "decay, or none",
     )
     time_decay: float = Field(
         default=1e-5, ge=0, description="schedule=time divides the rate by 1 + time_decay * step"
+    )
+    decay_rate: float = Field(
+        default=0.9, gt=0, le=1, description="schedule=exponential multiplies by this every round"
     )
     momentum: float = Field(default=0.99, ge=0, lt=1, description="of sgd")
     nesterov: bool = Field(default=True, description="sgd looks ahead along its momentum")
@@ -138,12 +144,13 @@ class SupervisedStage(TrainedNetwork):
 
     def training_batches(self, task: TrainingTask) -> BatchSource:
         """See `TrainedNetwork.training_batches`."""
-        return self.patches(task, task.training_items(self.stage))
+        return self.patches(task, self.items(task))
 
     def patches(self, task: TrainingTask, items: tuple[ItemArrays, ...]) -> PatchSource:
         """Augmented patches of these items."""
         augmentation = self.augmentation(task, self.settings.augmentation)
-        return self.source(task, items, augmentation, self.seed)
+        source = self.source(task, items, augmentation, self.seed)
+        return replace(source, weights=self.weights(task))
 
     def plain_patches(self, task: TrainingTask, items: tuple[ItemArrays, ...]) -> PatchSource:
         """Patches of these items that are not augmented, to look at."""
@@ -176,13 +183,21 @@ class SupervisedStage(TrainedNetwork):
             foreground_share=self.settings.foreground_share,
             transform=augmentation.transform,
             seed=seed,
-            extra=self._previous(task),
+            extra=previous_labels(task, self.stage),
         )
+
+    def items(self, task: TrainingTask) -> tuple[ItemArrays, ...]:
+        """What is learnt from: images and labels of the fold's training cases."""
+        return task.training_items(self.stage)
+
+    def weights(self, task: TrainingTask) -> Reader | None:
+        """What each voxel weighs in the loss; None where the loss has no voxel weights."""
+        return None
 
     def loss(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> Tensor:
         """See `TrainedNetwork.loss`."""
         self.criterion.to(batch["image"].device)
-        return self.criterion(network(batch["image"]), batch["labels"])
+        return self.criterion(network(batch["image"]), batch["labels"], *_weights(batch))
 
     def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
         """See `TrainedNetwork.optimizer`; what a network keeps frozen stays out of it."""
@@ -202,13 +217,15 @@ class SupervisedStage(TrainedNetwork):
         """See `TrainedNetwork.rate`."""
         if self.settings.schedule == "time":
             return 1 / (1 + self.settings.time_decay * step)
+        if self.settings.schedule == "exponential":
+            return float(self.settings.decay_rate ** (step / self.iterations))
         return 1.0 if self.settings.schedule == "constant" else super().rate(step, steps)
 
     def validate(
         self, network: nn.Module, task: TrainingTask, device: torch.device
     ) -> dict[str, float]:
         """Pseudo Dice: pooled over held-out patches, quick to have and no replacement for whole cases."""
-        if not self.settings.validation_iterations or not task.fold.val:
+        if not (self.settings.validation_iterations and task.judged_items(self.stage)):
             return {}
         scheme = self.scheme(task)
         source = self.held_out_batches(task)
@@ -228,9 +245,8 @@ class SupervisedStage(TrainedNetwork):
 
     def held_out_batches(self, task: TrainingTask) -> BatchSource:
         """Where `validate` takes its batches from: held-out cases, not augmented."""
-        return self.plain_patches(task, task.held_out_items(self.stage))
+        return self.plain_patches(task, task.judged_items(self.stage))
 
-    def _previous(self, task: TrainingTask) -> PreviousLabels | None:
-        if not self.stage.previous_as_channels:
-            return None
-        return PreviousLabels(task.fold_folder, self.stage.name)
+
+def _weights(batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    return (batch["weights"],) if "weights" in batch else ()

@@ -8,7 +8,7 @@ from typing import Literal
 
 from renalplan.dataset import DatasetDescription
 from renalplan.errors import UsageError
-from renalplan.geometry import Spacing
+from renalplan.geometry import Box, Spacing
 from renalplan.labels import LabelScheme
 from renalplan.model_folder import ModelFolder
 from renalplan.plan import ChannelPlan, Plan, StagePlan
@@ -47,6 +47,9 @@ class TrainingTask:
         channels: Which of the stored channels the networks see, None for all; `plan` and
             `description` tell of these alone.
         stored_channels: All that are stored, if they are not the plan's.
+        boxes: Case -> its boxes in boxesTr.csv, voxels of the canonical (z, y, x) scan; empty if
+            the dataset has no such file.
+        boxed: Cases with boxes instead of labels; what the stores hold as their labels are the boxes.
         stores: The plan's folder with one store a stage.
         model: The model folder being made.
         hardware: What to run on.
@@ -64,6 +67,8 @@ class TrainingTask:
     withheld: tuple[str, ...] = ()
     channels: tuple[int, ...] | None = None
     stored_channels: tuple[ChannelPlan, ...] = ()
+    boxes: dict[str, tuple[Box, ...]] = field(default_factory=dict)
+    boxed: frozenset[str] = frozenset()
 
     @property
     def scheme(self) -> LabelScheme:
@@ -143,6 +148,10 @@ class TrainingTask:
     def held_out_items(self, stage: StagePlan) -> tuple[ItemArrays, ...]:
         """Stored arrays of the held-out cases: to look at, never to learn from."""
         return self._items(stage, self.fold.val)
+
+    def judged_items(self, stage: StagePlan) -> tuple[ItemArrays, ...]:
+        """Those of them that have labels to compare with."""
+        return tuple(item for item in self.held_out_items(stage) if item.case not in self.boxed)
 
     def _items(self, stage: StagePlan, cases: tuple[str, ...]) -> tuple[ItemArrays, ...]:
         items = open_items(self.stores / stage.name, cases)

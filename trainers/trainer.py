@@ -29,10 +29,12 @@ class Trainer(ABC):
         settings: Their values in this run.
         task: What to train on.
         uses_unlabelled: Whether imagesUn must be preprocessed before it can run.
+        uses_boxes: Whether it learns from boxes; any other refuses cases that have no labels.
     """
 
     Settings: ClassVar[type[TrainerSettings]] = TrainerSettings
     uses_unlabelled: ClassVar[bool] = False
+    uses_boxes: ClassVar[bool] = False
 
     def __init__(self, task: TrainingTask, settings: TrainerSettings | None = None) -> None:
         self.settings = settings or self.Settings()

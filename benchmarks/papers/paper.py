@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -18,6 +20,8 @@ class Arm:
         small: More of them in the short schedule for phantoms.
         configuration: Of the plan; None is its default.
         paper: Column -> the paper's number, where it gives one.
+        begins_as: Key of an arm before it and the phases that both have alike: they are copied
+            from its fold instead of being run again.
     """
 
     name: str
@@ -27,6 +31,7 @@ class Arm:
     small: tuple[str, ...] = ()
     configuration: str | None = None
     paper: dict[str, str] = field(default_factory=dict)
+    begins_as: tuple[str, tuple[str, ...]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +50,7 @@ class Paper:
         columns: (structure, score, heading) to show.
         groups: A number that phantom_truth.json has of every case, and what to call the cases of each
             of its values: they get a table each. None for one table.
+        after: Another table: of the plan's stores, the models' folder and the seeds.
     """
 
     title: str
@@ -57,3 +63,4 @@ class Paper:
     small: tuple[str, ...]
     columns: tuple[tuple[str, str, str], ...]
     groups: tuple[str, dict[int, str]] | None = None
+    after: Callable[[Path, Path, list[int]], str] | None = None

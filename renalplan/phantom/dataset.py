@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from renalplan import files
+from renalplan.boxes import BOXES, COLUMNS
 from renalplan.errors import UsageError
 from renalplan.geometry import Grid, Orientation, Shape, Spacing
 from renalplan.images import ENDINGS, write_volume
@@ -28,8 +29,6 @@ from renalplan.phantom.make import make_case
 from renalplan.phantom.masks import case_name, dress_mask, find_masks
 from renalplan.phantom.scanner import check_size
 from renalplan.phantom.tasks import Task, get_task
-
-BOX_COLUMNS = ("case", "label", "z0", "y0", "x0", "z1", "y1", "x1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,10 +226,10 @@ def _write_tables(
     if kind.boxes:
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(BOX_COLUMNS)
+        writer.writerow(COLUMNS)
         for job in training:
             writer.writerows([job.name, 1, *box] for box in results[job.name]["boxes"])
-        files.write_text(recipe.out / "boxesTr.csv", table.getvalue())
+        files.write_text(recipe.out / BOXES, table.getvalue())
     files.write_json(
         recipe.out / "phantom_truth.json",
         {

@@ -118,3 +118,12 @@ def test_naming_the_planner_alone_keeps_the_other_options(
     assert remembered_options(tmp_path, PlanOptions(planner="nnunet")) == other
     unknown = PlanOptions(planner="nnunet", name="another")
     assert remembered_options(tmp_path, unknown) == unknown
+
+
+def test_a_window_is_remembered(tmp_path: Path, fingerprint: Fingerprint) -> None:
+    asked = PlanOptions(window=(-200.0, 500.0), spacing=(4.0, 4.0, 4.0))
+    settled = settle_plan(fingerprint, asked, tmp_path, replan=False)
+    assert settled.plan.channels[0].window == (-200.0, 500.0)
+    assert remembered_options(tmp_path) == asked
+    with pytest.raises(UsageError, match="the lower first"):
+        PlanOptions(window=(500.0, -200.0))

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from renalplan.normalisation import hounsfield, normalise, rescalings
+from renalplan.normalisation import hounsfield, hounsfield_rescaling, normalise, rescalings
 from renalplan.plan import ChannelPlan, Intensities, Plan
 from renalplan.preprocessing import prepare_image
 
@@ -98,5 +98,32 @@ def test_hounsfield_units_of_a_constant_training_set_are_its_mean(intensities: I
 def test_other_rules_know_no_hounsfield_units(
     channel: Callable[..., ChannelPlan], kind: str
 ) -> None:
+    assert hounsfield_rescaling(channel(kind)) is None
     with pytest.raises(ValueError, match=f"CT is normalised by {kind}, HU are not known"):
         hounsfield(IMAGE[0], channel(kind))
+
+
+def test_a_window_becomes_zero_to_one_and_comes_back(intensities: Intensities) -> None:
+    plan = ChannelPlan(
+        name="CT", normalisation="window", intensities=intensities, window=(-200.0, 500.0)
+    )
+    found = normalise(IMAGE, rescalings(IMAGE, (plan,)))
+    # (clip(x, -200, 500) + 200) / 700
+    expected = np.array([0, 140, 200, 300, 350, 500, 700, 290]) / 700
+    np.testing.assert_allclose(found.ravel(), expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(hounsfield(found, plan), np.clip(IMAGE, -200, 500), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "window", "reason"),
+    [
+        ("window", None, "go together"),
+        ("ct", (0.0, 1.0), "go together"),
+        ("window", (5.0, 5.0), "is empty"),
+    ],
+)
+def test_a_window_that_is_none_is_refused(
+    intensities: Intensities, kind: str, window: tuple[float, float] | None, reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        ChannelPlan(name="CT", normalisation=kind, intensities=intensities, window=window)

@@ -70,3 +70,18 @@ def test_every_channel_is_planned_with_its_numbers(
     assert [(plan.name, plan.normalisation) for plan in plans] == [("CTA", "ct"), ("T2", "zscore")]
     assert plans[0].intensities == found.intensities[0]
     assert "-60 to 300 HU" in reason
+
+
+def test_a_window_is_for_ct_channels(
+    case: Callable, fingerprint: Callable[..., Fingerprint]
+) -> None:
+    found = fingerprint([case("a", (1, 1, 1), (64, 64, 64))], channels=["CTA", "T2"])
+    plans, reason = plan_channels(found, (-200.0, 500.0))
+    assert [(plan.normalisation, plan.window) for plan in plans] == [
+        ("window", (-200.0, 500.0)),
+        ("zscore", None),
+    ]
+    assert "-200 to 500 HU, as asked for" in reason
+    only = fingerprint([case("a", (1, 1, 1), (64, 64, 64))], channels=["T2"])
+    with pytest.raises(PlanError, match="--window is for CT channels"):
+        plan_channels(only, (-200.0, 500.0))

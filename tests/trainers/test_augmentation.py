@@ -262,3 +262,58 @@ def test_a_long_2d_patch_never_turns_more_than_it_is_told() -> None:
     built = _build((1, 64, 256), rotation_probability=1.0, rotation_degrees=5.0)
     spatial = next(t for t in built.transform.transforms if hasattr(t, "rotation"))
     assert spatial.rotation == pytest.approx((-np.deg2rad(5), np.deg2rad(5)))
+
+
+def _weighted(patch: tuple[int, int, int], margin: tuple[int, int, int]) -> dict[str, Any]:
+    """Weights that are 1 + labels, in blocks large enough to survive being turned."""
+    size = [p + 2 * m for p, m in zip(patch, margin, strict=True)]
+    blocks = np.random.default_rng(1).integers(0, 4, [-(-n // 4) for n in size])
+    labels = blocks.repeat(4, 0).repeat(4, 1).repeat(4, 2)[: size[0], : size[1], : size[2]][None]
+    return {
+        "image": torch.from_numpy(labels.astype(np.float32)),
+        "segmentation": torch.from_numpy(labels.astype(np.int16)),
+        "regression_target": torch.from_numpy(1 + labels.astype(np.float32)),
+    }
+
+
+@pytest.mark.parametrize("patch", [(12, 16, 16), (4, 16, 16), (1, 16, 16)])
+def test_weights_go_where_labels_go_and_stay_the_numbers_they_were(
+    patch: tuple[int, int, int],
+) -> None:
+    plain = LabelScheme(names=("background", "tumour"), values=((0,), (1,)))
+    settings = AugmentationSettings(rotation_probability=1.0, scaling_probability=1.0)
+    augmentation = build_augmentation(patch, plain, settings, left_right_axis=2)
+    for step in range(6):
+        with seeded(step):
+            found = augmentation.transform(**_weighted(patch, augmentation.margin))
+        weights, labels = found["regression_target"].numpy(), found["segmentation"].numpy()
+        assert weights.shape == (1, *patch)
+        assert set(np.unique(weights)) <= {0.0, 1.0, 2.0, 3.0, 4.0}
+        inside = weights > 0  # 0 only beyond what was read
+        # labels are the largest interpolated one, weights the nearest: borders of blocks may differ
+        assert (weights[inside] - 1 == labels[inside]).mean() > 0.85
+
+
+def test_weights_beyond_what_was_read_are_zero() -> None:
+    settings = AugmentationSettings(
+        rotation_probability=0.0, scaling_probability=1.0, scaling_smallest=1.9, scaling_largest=2.0
+    )
+    transform = _build((8, 8, 8), **settings.model_dump()).transform
+    ones = {name: torch.ones(1, 8, 8, 8) for name in ("image", "regression_target")}
+    with seeded(0):
+        found = transform(**ones, segmentation=torch.ones(1, 8, 8, 8, dtype=torch.int16))
+    assert set(found["regression_target"].unique().tolist()) == {0.0, 1.0}
+
+
+def test_weights_are_mirrored_and_no_label_pairs() -> None:
+    mirror = MirrorWithPairs((0, 1, 2), 2, SIDES.mirror_pairs)
+    weights = torch.arange(24.0).reshape(1, 2, 3, 4)
+    found = mirror._apply_to_regr_target(weights, axes=[0, 2])
+    assert np.array_equal(found, np.flip(weights.numpy(), (1, 3)))
+
+
+def test_weights_are_as_they_were_without_augmentation() -> None:
+    sample = _weighted((8, 8, 8), (0, 0, 0))
+    augmentation = build_augmentation((8, 8, 8), SIDES, PLAIN, left_right_axis=2)
+    before = sample["regression_target"].clone()
+    assert torch.equal(augmentation.transform(**sample)["regression_target"], before)

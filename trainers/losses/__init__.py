@@ -1,8 +1,9 @@
 """Losses on logits.
 
 Read in this order: `targets` (label maps -> what losses compare with), `voxels` (what most losses
-share), `dice` (Dice, and the default, Dice + cross-entropy), `entropy`, `hard_regions`, `balanced`,
-`deep_supervision`, `choice` (a loss by its name), `counts` (Dice of held-out patches).
+share), `dice` (Dice, and the default, Dice + cross-entropy), `entropy`, `weighted`, `hard_regions`,
+`balanced`, `sizes`, `deep_supervision`, `choice` (a loss by its name), `counts` (Dice of held-out
+patches).
 """
 
 from renalplan.trainers.losses.balanced import BalancedCrossEntropy
@@ -16,8 +17,10 @@ from renalplan.trainers.losses.hard_regions import (
     HardRegionDice,
     HardRegionMSE,
 )
+from renalplan.trainers.losses.sizes import SizeConstrainedCrossEntropy
 from renalplan.trainers.losses.targets import OnLabels, TargetEncoder
 from renalplan.trainers.losses.voxels import VoxelLoss
+from renalplan.trainers.losses.weighted import VoxelWeightedCrossEntropy
 
 __all__ = [
     "BalancedCrossEntropy",
@@ -30,8 +33,10 @@ __all__ = [
     "HardRegionMSE",
     "LossSettings",
     "OnLabels",
+    "SizeConstrainedCrossEntropy",
     "TargetEncoder",
     "VoxelLoss",
+    "VoxelWeightedCrossEntropy",
     "build_loss",
     "build_voxel_loss",
     "dice_counts",

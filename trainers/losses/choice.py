@@ -19,6 +19,7 @@ from renalplan.trainers.losses.hard_regions import (
 )
 from renalplan.trainers.losses.targets import OnLabels
 from renalplan.trainers.losses.voxels import VoxelLoss
+from renalplan.trainers.losses.weighted import VoxelWeightedCrossEntropy
 
 
 class LossSettings(Record):
@@ -26,10 +27,15 @@ class LossSettings(Record):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    name: Literal["dice_ce", "dice", "ce", "hra_ce", "hra_dice", "hra_mse", "balanced_ce"] = Field(
+    name: Literal[
+        "dice_ce", "dice", "ce", "wce", "hra_ce", "hra_dice", "hra_mse", "balanced_ce"
+    ] = Field(
         default="dice_ce",
-        description="dice_ce is nnU-Net's Dice + cross-entropy, dice and ce are its parts; hra_* look "
-        "only at hard regions; balanced_ce weighs every class alike",
+        description="dice_ce is nnU-Net's Dice + cross-entropy, dice and ce are its parts; wce weighs "
+        "the background less; hra_* look only at hard regions; balanced_ce weighs every class alike",
+    )
+    background_weight: float = Field(
+        default=0.2, ge=0, description="of wce: what background weighs; structures weigh 1"
     )
     threshold: float = Field(
         default=0.1,
@@ -78,6 +84,9 @@ def build_voxel_loss(
             return Dice(exclusive=exclusive, over_batch=over_batch)
         case "ce":
             return CrossEntropy(exclusive=exclusive)
+        case "wce":
+            background = settings.background_weight
+            return VoxelWeightedCrossEntropy(background=background, exclusive=exclusive)
         case "hra_ce":
             return HardRegionCrossEntropy(threshold, average=average, exclusive=exclusive)
         case "hra_dice":

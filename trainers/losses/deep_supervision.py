@@ -13,24 +13,28 @@ class DeepSupervision(nn.Module):
     """A loss over several resolutions, halving in weight; the coarsest does not count.
 
     Attributes:
-        loss: Called with (logits, labels) at each resolution; labels are taken by nearest voxel.
+        loss: Called with (logits, labels) at each resolution, and with voxel weights if there are
+            any; labels and weights are taken by nearest voxel.
     """
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
         self.loss = loss
 
-    def forward(self, outputs: Tensor | Sequence[Tensor], labels: Tensor) -> Tensor:
+    def forward(
+        self, outputs: Tensor | Sequence[Tensor], labels: Tensor, *voxel_weights: Tensor
+    ) -> Tensor:
         """Weighted mean over outputs, finest first; a single tensor is its own mean."""
         if isinstance(outputs, Tensor):
-            return self.loss(outputs, labels)
+            return self.loss(outputs, labels, *voxel_weights)
         weights = [0.5**level for level in range(len(outputs))]
         if len(weights) > 1:
             weights[-1] = 0.0
         total = torch.zeros((), device=labels.device)
         for weight, output in zip(weights, outputs, strict=True):
             if weight:
-                total = total + weight / sum(weights) * self.loss(output, shrink(labels, output))
+                targets = [shrink(target, output) for target in (labels, *voxel_weights)]
+                total = total + weight / sum(weights) * self.loss(output, *targets)
         return total
 
 

@@ -45,7 +45,7 @@ class OnLabels(nn.Module):
 
     Attributes:
         encoder: How label values become targets, and the ignore label a mask.
-        loss: Called with (logits, target, mask).
+        loss: Called with (logits, target, mask), and with voxel weights if there are any.
     """
 
     def __init__(self, loss: nn.Module, scheme: LabelScheme) -> None:
@@ -53,6 +53,6 @@ class OnLabels(nn.Module):
         self.encoder = TargetEncoder(scheme)
         self.loss = loss
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, labels: Tensor, *voxel_weights: Tensor) -> Tensor:
         """Scalar loss of logits (B, heads, Z, Y, X) and labels (B, 1, Z, Y, X)."""
-        return self.loss(logits, *self.encoder(labels))
+        return self.loss(logits, *self.encoder(labels), *voxel_weights)

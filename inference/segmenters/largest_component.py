@@ -1,0 +1,69 @@
+"""The stages' answer without what is not connected with its largest piece.
+
+Sources:
+    [Yang2020] G. Yang et al., Weakly-supervised convolutional neural networks of renal tumor
+    segmentation in abdominal CTA images, BMC Medical Imaging 20, 37, 2020:
+    section 4.4, the largest component with 18-connectivity.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import cc3d
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, from_numpy
+
+from renalplan.images import Volume
+from renalplan.inference.fields import ProbabilityField
+from renalplan.inference.segmenters.staged import StagedSegmenter
+from renalplan.labels import LabelScheme
+
+CONNECTIVITY: Literal[18] = 18  # faces and edges, [Yang2020]
+
+
+class LargestComponentSegmenter(StagedSegmenter):
+    """`StagedSegmenter` whose answer is the largest 18-connected piece of foreground.
+
+    Of several tumors it keeps one.
+    """
+
+    def segment(self, volume: Volume) -> ProbabilityField:
+        """See `Segmenter.segment`."""
+        return LargestComponentField(super().segment(volume), self.model.scheme)
+
+
+class LargestComponentField(ProbabilityField):
+    """A field in which what is labelled beside the largest piece is background for certain.
+
+    Attributes:
+        field: What it is made of; its other probabilities stay.
+        removed: Voxels of smaller pieces, (z, y, x).
+    """
+
+    def __init__(self, field: ProbabilityField, scheme: LabelScheme) -> None:
+        self.field = field
+        self.shape = field.shape
+        self.heads = field.heads
+        self.exclusive = not scheme.has_regions
+        self.removed = smaller_pieces(field.labels(scheme) > 0)
+
+    def slab(self, start: int, stop: int) -> Tensor:
+        """See `ProbabilityField.slab`."""
+        result = self.field.slab(start, stop)
+        gone = from_numpy(self.removed[start:stop])
+        result[:, gone] = 0
+        if self.exclusive:
+            result[0][gone] = 1
+        return result
+
+
+def smaller_pieces(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A (z, y, x) mask without its largest 18-connected piece; of equal ones the first is largest."""
+    pieces = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=CONNECTIVITY)
+    sizes = cc3d.statistics(pieces)["voxel_counts"][1:]
+    if len(sizes) < 2:
+        return np.zeros(mask.shape, bool)
+    smaller: NDArray[np.bool_] = mask & (pieces != 1 + int(np.argmax(sizes)))
+    return smaller
