@@ -93,10 +93,18 @@ def test_each_image_is_learnt_from_by_one_network(task: Make) -> None:
     assert sorted(map(sorted, learnt.values())) == [["case_a"], ["case_b"]]
 
 
-@pytest.mark.parametrize("configuration", ["whole", "locate_fine", "cascade"])
-@pytest.mark.parametrize("kind", [GroupTraining, SDI, SizeConstrained])
+@pytest.mark.parametrize(
+    ("kind", "configuration"),
+    [
+        (GroupTraining, "whole"),
+        (GroupTraining, "locate_fine"),
+        (GroupTraining, "cascade"),
+        (SDI, "locate_fine"),
+        (SizeConstrained, "whole"),
+    ],
+)
 def test_labels_are_opened_for_boxes_alone(
-    task: Make, opened: set[str], configuration: str, kind: type
+    task: Make, opened: set[str], kind: type, configuration: str
 ) -> None:
     running = group(task(configuration), "validation_iterations=0", kind=kind)
     phases = running.phases()
