@@ -372,14 +372,20 @@ def test_every_round_of_pseudo_labels_needs_an_epoch(
     task: TrainingTask, settings: tuple[str, ...]
 ) -> None:
     rounds = {"epochs=2": 3}.get(settings[0], 4)
-    with pytest.raises(UsageError, match=rf"--set rounds={rounds}: a round .*there are {rounds - 1}"):
+    with pytest.raises(
+        UsageError, match=rf"--set rounds={rounds}: a round .*there are {rounds - 1}"
+    ):
         _trainer(task, *settings).check()
 
 
 def test_a_cascade_makes_no_pseudo_labels(task: TrainingTask) -> None:
-    seen = task.plan.stages[-1].model_copy(update={"previous_as_channels": True, "previous": "locate"})
+    seen = task.plan.stages[-1].model_copy(
+        update={"previous_as_channels": True, "previous": "locate"}
+    )
     plan = task.plan.model_copy(update={"stages": (*task.plan.stages[:-1], seen)})
-    configurations = {task.configuration: (*plan.configurations[task.configuration][:-1], seen.name)}
+    configurations = {
+        task.configuration: (*plan.configurations[task.configuration][:-1], seen.name)
+    }
     own = replace(task, plan=plan.model_copy(update={"configurations": configurations}))
     trainer = _trainer(own)
     assert trainer.obstacle is not None
