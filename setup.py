@@ -26,6 +26,8 @@ COMMANDS = {
     "renalplan_train": "train",
     "renalplan_predict": "predict",
     "renalplan_evaluate": "evaluate",
+    "renalplan_export_model": "export_model",
+    "renalplan_install_model": "install_model",
     "renalplan_phantom": "phantom",
 }
 

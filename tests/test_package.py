@@ -15,7 +15,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("planners", "trainers", "inference", "evaluation")
-COMMANDS = ("check", "plan_and_preprocess", "train", "predict", "evaluate", "phantom")
+COMMANDS = (
+    "check",
+    "plan_and_preprocess",
+    "train",
+    "predict",
+    "evaluate",
+    "export_model",
+    "install_model",
+    "phantom",
+)
 IMPORTER = """
 import importlib, json, sys
 import renalplan

@@ -88,7 +88,8 @@ def test_the_pages_show_every_command() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_every_option_named_alone_exists(page: Path) -> None:
-    declared = re.findall(r'"(--[a-zA-Z_-]+)"', (ROOT / "renalplan" / "cli.py").read_text())
+    code = "".join(path.read_text() for path in (ROOT / "renalplan" / "cli").glob("*.py"))
+    declared = re.findall(r'"(--[a-zA-Z_-]+)"', code)
     known = {*declared, "--help", "--no-tta"}
     text = re.sub(r"(?:pip|git|pytest|python)\b[^`\n]*", "", page.read_text())
     assert set(re.findall(r"(?<![\w-])--[a-zA-Z][\w-]*", text)) <= known

@@ -16,7 +16,16 @@ import SimpleITK as sitk
 
 import renalplan
 
-COMMANDS = ("check", "plan_and_preprocess", "train", "predict", "evaluate", "phantom")
+COMMANDS = (
+    "check",
+    "plan_and_preprocess",
+    "train",
+    "predict",
+    "evaluate",
+    "export_model",
+    "install_model",
+    "phantom",
+)
 DATA = Path("work/raw/Dataset001_Tiny")
 PLAN_FILE = Path("work/preprocessed/Dataset001_Tiny/renal/plan.json")
 STAGE = PLAN_FILE.parent / "whole"

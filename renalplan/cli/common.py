@@ -119,3 +119,22 @@ def add_task(parser: argparse.ArgumentParser) -> None:
 def add_workers(parser: argparse.ArgumentParser, what: str) -> None:
     """--workers, with what it means here."""
     parser.add_argument("--workers", type=int, metavar="N", help=what)
+
+
+def add_plugins(parser: argparse.ArgumentParser) -> None:
+    """--plugin, for models with code of the user's own."""
+    parser.add_argument(
+        "--plugin",
+        nargs="+",
+        default=[],
+        metavar="MODULE",
+        help="modules a model may take code from",
+    )
+
+
+def trust_plugins(given: argparse.Namespace) -> None:
+    """Allow the modules that `add_plugins` let the user name."""
+    from renalplan.imports import trust
+
+    for module in given.plugin:
+        trust(module)

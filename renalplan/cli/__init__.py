@@ -1,0 +1,21 @@
+"""The commands: parse, call one function, print."""
+
+from __future__ import annotations
+
+from renalplan.cli.datasets import check, phantom
+from renalplan.cli.models import export_model, install_model
+from renalplan.cli.plans import plan_and_preprocess
+from renalplan.cli.predicting import predict
+from renalplan.cli.scoring import evaluate
+from renalplan.cli.training import train
+
+__all__ = [
+    "check",
+    "evaluate",
+    "export_model",
+    "install_model",
+    "phantom",
+    "plan_and_preprocess",
+    "predict",
+    "train",
+]

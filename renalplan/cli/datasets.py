@@ -1,0 +1,92 @@
+"""Commands about dataset folders: check one, make one of phantoms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from renalplan.cli.common import add_task, add_workers, command, make_parser, require_folder
+from renalplan.errors import UsageError
+from renalplan.workspace import Workspace
+
+
+@command
+def check(arguments: list[str] | None = None) -> int:
+    """List every problem of a dataset."""
+    parser = make_parser(
+        "check", "List every problem of a dataset, a line each.", "renalplan_check 101"
+    )
+    add_task(parser)
+    add_workers(parser, "processes to read with (default: one a core; 0: this one)")
+    given = parser.parse_args(arguments)
+
+    from renalplan.dataset import UNLABELLED, Dataset
+    from renalplan.integrity import check_dataset, list_cases
+    from renalplan.planning import default_workers
+    from renalplan.progress import counter
+
+    dataset = Dataset.open(Workspace.find(given.workspace).dataset_folder(given.task))
+    found = list_cases(dataset)[1]
+    count = len(found)
+    workers = default_workers(count) if given.workers is None else given.workers
+    with counter(count, "check") as advance:
+        problems = check_dataset(dataset, workers=workers, on_case=lambda _: advance())
+    for line in problems:
+        print(line)
+    extra = sum(case.images[0].parent.name == UNLABELLED for case in found)
+    more = f" ({extra} of them unlabelled)" if extra else ""
+    print(f"{dataset.name}: {count} cases{more}, {len(problems)} problems.")
+    return 2 if problems else 0
+
+
+@command
+def phantom(arguments: list[str] | None = None) -> int:
+    """Make a synthetic dataset."""
+    parser = make_parser(
+        "phantom",
+        "Make a dataset of synthetic renal CT with known ground truth.",
+        "renalplan_phantom renalplan_workspace/raw/Dataset901_Phantom --cases 10 --test_cases 3",
+    )
+    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("--cases", type=int, required=True)
+    parser.add_argument("--test_cases", type=int, default=0)
+    parser.add_argument("--unlabelled_cases", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--task", default="kidney_tumor", help="kidney_tumor, artery, compartments, boxes"
+    )
+    parser.add_argument("--size", type=int, nargs=3, metavar=("Z", "Y", "X"), help="voxels")
+    parser.add_argument("--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help="mm")
+    parser.add_argument(
+        "--single_kidney_share",
+        type=float,
+        metavar="SHARE",
+        help="of patients with one kidney, on average (default: 0.05)",
+    )
+    parser.add_argument("--from_masks", type=Path, help="dress these real kidney/tumor label maps")
+    add_workers(parser, "processes (default: this one)")
+    given = parser.parse_args(arguments)
+
+    from renalplan.phantom import make_phantom_dataset
+    from renalplan.progress import counter
+
+    require_folder(given.out)
+    if given.out.exists() and any(given.out.iterdir()):
+        raise UsageError(f"{given.out} is not empty; choose a new folder.")
+    total = given.cases + given.test_cases + given.unlabelled_cases
+    with counter(total, "phantom") as advance:
+        make_phantom_dataset(
+            given.out,
+            cases=given.cases,
+            seed=given.seed,
+            task=given.task,
+            size=tuple(given.size) if given.size else None,
+            spacing=tuple(given.spacing) if given.spacing else None,
+            test_cases=given.test_cases,
+            unlabelled_cases=given.unlabelled_cases,
+            single_kidney_share=given.single_kidney_share,
+            from_masks=given.from_masks,
+            workers=given.workers or 0,
+            progress=lambda _: advance(),
+        )
+    print(f"dataset: {given.out}")
+    return 0

@@ -1,0 +1,70 @@
+"""The command that segments scans."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from renalplan.cli.common import add_plugins, command, make_parser, trust_plugins
+from renalplan.workspace import Workspace
+
+
+@command
+def predict(arguments: list[str] | None = None) -> int:
+    """Segment scans."""
+    parser = make_parser(
+        "predict",
+        "Segment every scan of a folder, averaging a model's folds. Outputs lie on exactly the "
+        "scans' own grids. Running it again continues.",
+        "renalplan_predict -i scans -o segmentations",
+    )
+    parser.add_argument(
+        "-i", dest="images", type=Path, required=True, help="folder of scans, or one file"
+    )
+    parser.add_argument("-o", dest="out", type=Path, required=True, help="folder for segmentations")
+    parser.add_argument("-m", dest="models", type=Path, nargs="+", help="model folders")
+    parser.add_argument("-d", dest="task", help="dataset whose model to use")
+    parser.add_argument("-tr", dest="trainers", nargs="+", help="its models by name")
+    parser.add_argument(
+        "-f", dest="folds", nargs="+", help="folds to average (default: all finished)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps")
+    parser.add_argument(
+        "--step", type=float, default=0.5, help="window distance / patch size (default 0.5)"
+    )
+    parser.add_argument(
+        "--tta",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="average over mirrored copies: a little better, eight times slower (default: no)",
+    )
+    parser.add_argument(
+        "--save_probabilities", action="store_true", help="also write probabilities"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="predict again what is there")
+    add_plugins(parser)
+    given = parser.parse_args(arguments)
+
+    from renalplan.predicting import predict as run
+
+    trust_plugins(given)
+    report = run(
+        given.images,
+        given.out,
+        models=given.models,
+        task=given.task,
+        trainers=given.trainers,
+        folds=given.folds,
+        device=given.device,
+        step=given.step,
+        tta=given.tta,
+        save_probabilities=given.save_probabilities,
+        overwrite=given.overwrite,
+        workspace=Workspace.find(given.workspace),
+    )
+    kept = f", {len(report.kept)} were there already" if report.kept else ""
+    print(f"{len(report.done)} cases predicted{kept}: {given.out}")
+    for case, reason in report.failed.items():
+        print(f"failed: {case}: {reason}", file=sys.stderr)
+    return 1 if report.failed else 0

@@ -1,0 +1,86 @@
+"""The command that trains."""
+
+from __future__ import annotations
+
+from renalplan.cli.common import add_workers, command, make_parser
+from renalplan.workspace import Workspace
+
+
+@command
+def train(arguments: list[str] | None = None) -> int:
+    """Train a model."""
+    parser = make_parser(
+        "train",
+        "Train one fold (0-4), all cases (all) or every fold in turn (cv), then validate on the "
+        "held-out cases. Running it again continues.",
+        "renalplan_train 101 0 UNet --set epochs=200",
+    )
+    parser.add_argument("task", metavar="TASK", nargs="?", help="dataset folder, name, or number")
+    parser.add_argument("fold", metavar="FOLD", nargs="?", help="0-4, all, or cv")
+    parser.add_argument(
+        "trainer", metavar="TRAINER", nargs="?", default="UNet", help="default UNet"
+    )
+    add_workers(parser, "processes that prepare batches (default: all cores but one; 0: this one)")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="hyperparameters",
+    )
+    parser.add_argument(
+        "--help-trainer", metavar="TRAINER", help="show a trainer's hyperparameters"
+    )
+    parser.add_argument("--plan", help="which plan, if there are several")
+    parser.add_argument("--configuration", help="which of the plan's configurations")
+    parser.add_argument("--name", help="name of the model folder (default: the trainer's)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        default="auto",
+        help="auto: fp32 on a CPU, half precision on a GPU",
+    )
+    parser.add_argument(
+        "--restart", action="store_true", help="delete what this fold has, begin anew"
+    )
+    given = parser.parse_args(arguments)
+    if given.help_trainer:
+        return _show_settings(given.help_trainer)
+    if given.task is None or given.fold is None:
+        parser.error("TASK and FOLD are needed")
+
+    from renalplan.training import train as run
+
+    trained = run(
+        given.task,
+        given.fold,
+        given.trainer,
+        settings=given.set,
+        plan_name=given.plan,
+        configuration=given.configuration,
+        name=given.name,
+        device=given.device,
+        precision=given.precision,
+        workers=given.workers,
+        workspace=Workspace.find(given.workspace),
+        restart=given.restart,
+    )
+    for fold, dice in trained.folds.items():
+        scores = ", ".join(f"{name} {value:.3f}" for name, value in dice.items())
+        print(f"fold {fold}: {'mean Dice of held-out cases: ' + scores if scores else 'trained'}")
+    print(f"model: {trained.model}")
+    return 0
+
+
+def _show_settings(trainer: str) -> int:
+    from renalplan.trainers.registry import find_trainer
+    from renalplan.trainers.settings import flat_settings
+
+    kind = find_trainer(trainer)
+    summary = (kind.__doc__ or "").strip().partition("\n")[0]
+    print(f"{trainer}: {summary}" if summary else trainer)
+    for name, (value, text) in flat_settings(kind.Settings()).items():
+        print(f"  {name}={value}" + (f"  ({text})" if text else ""))
+    return 0
