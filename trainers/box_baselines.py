@@ -111,7 +111,7 @@ def denoise(
         mask[where] = fusion_mask(
             predicted[where],
             [],
-            unit_intensities(item.image[:], task.plan.channels)[(slice(None), *where)],
+            unit_intensities(item.whole_image(), task.plan.channels)[(slice(None), *where)],
             task.spacing_of(stage, item),
             settings=settings,
             crf=crf,

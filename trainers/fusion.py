@@ -158,7 +158,7 @@ def fuse(
         fused[part] = fusion_mask(
             pseudo[part],
             [prediction[part] for prediction in predictions],
-            unit_intensities(item.image[:], task.plan.channels)[(slice(None), *part)],
+            unit_intensities(item.whole_image(), task.plan.channels)[(slice(None), *part)],
             task.spacing_of(stage, item),
             settings=settings,
             crf=crf,

@@ -126,7 +126,7 @@ def make_pseudo_masks(
             report[item.item.name] = read_record(path, ItemMasks).boxes
             continue
         boxes = on_item(found[item.case], item, task.plan.order)
-        image = unit_intensities(item.image[:], task.plan.channels)
+        image = unit_intensities(item.whole_image(), task.plan.channels)
         spacing = task.spacing_of(stage, item)
         mask = np.zeros(item.item.shape, bool)
         results = []
