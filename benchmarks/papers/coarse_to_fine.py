@@ -6,7 +6,7 @@ from papers.paper import Arm, Paper
 
 COARSE_TO_FINE = Paper(
     title="Coarse-to-fine: kidney and tumor",
-    number=933,
+    number=935,
     phantom={
         "task": "kidney_tumor",
         "cases": 50,

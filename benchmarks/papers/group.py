@@ -62,7 +62,7 @@ SUPERVISED = (
 )
 GROUP_TRAINING = Paper(
     title="Group training: tumor from boxes",
-    number=933,
+    number=934,
     phantom={
         "task": "boxes",
         "cases": 40,
