@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 from math import prod
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, field_validator
@@ -27,6 +28,7 @@ from renalplan.trainers.losses import LossSettings
 from renalplan.trainers.phase import ComputePhase, Phase
 from renalplan.trainers.settings import TrainerSettings
 from renalplan.trainers.supervised import Recipe
+from renalplan.trainers.task import TrainingTask
 from renalplan.trainers.trainer import Trainer
 from renalplan.trainers.window_stage import Learned, WindowStage
 from renalplan.trainers.windows import (
@@ -35,6 +37,7 @@ from renalplan.trainers.windows import (
     SagittalSource,
     SliceSource,
     TumorSliceSource,
+    WindowSource,
 )
 from renalplan.windows import window_voxels
 
@@ -271,7 +274,7 @@ class CoarseToFine(Trainer):
             padding_mm=c2f.padding_mm,
         )
 
-    def _measure(self, task, folder) -> None:  # type: ignore[no-untyped-def]
+    def _measure(self, task: TrainingTask, folder: Path) -> None:
         anatomy.write_anatomies(
             task.training_items(self.grid),
             self.structures,
@@ -288,7 +291,9 @@ class CoarseToFine(Trainer):
             own["batch_size"] = recipe.batch_size
         return self.grid.model_copy(update=own)
 
-    def _phase_2d(self, name: str, window: Shape, learned: Learned, kind: type[Any]) -> WindowStage:
+    def _phase_2d(
+        self, name: str, window: Shape, learned: Learned, kind: type[WindowSource]
+    ) -> WindowStage:
         extra = 1 if kind.kidney_as_channel else 0
         widths = self.settings.widths
         flat = [[1, 2, 2]] * (len(widths) - 1)

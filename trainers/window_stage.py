@@ -18,7 +18,7 @@ from renalplan.trainers.augmentation import (
 from renalplan.trainers.sampling import PatchSource
 from renalplan.trainers.supervised import Recipe, SupervisedStage
 from renalplan.trainers.task import TrainingTask
-from renalplan.trainers.windows import IGNORED, DenseSource, WindowSource
+from renalplan.trainers.windows import IGNORED, WindowSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,6 @@ class WindowStage(SupervisedStage):
     ) -> PatchSource:
         """See `SupervisedStage.source`."""
         learned, own = self.learned, self.learned.structures
-        names = {"names": (own.kidney, own.tumor)} if issubclass(self.kind, DenseSource) else {}
         z, y, x = (learned.jitter_mm / mm for mm in learned.spacing)
         return self.kind(
             items=items,
@@ -123,9 +122,9 @@ class WindowStage(SupervisedStage):
             target=learned.values,
             kidney=own.values,
             tumor=own.tumor_values,
+            names=(own.kidney, own.tumor),
             ignore=task.scheme.ignore,
             jitter=(z, y, x),
-            **names,  # type: ignore[arg-type]
         )
 
     def _anatomies(self, task: TrainingTask, items: tuple[ItemArrays, ...]) -> dict[str, Anatomy]:

@@ -41,6 +41,7 @@ class WindowSource(PatchSource):
         target: Label values that the network learns.
         kidney: Label values of kidney and tumor together.
         tumor: Label values of the tumor.
+        names: What the store calls kidney and tumor.
         ignore: The label value that nothing is learned from.
         jitter: Standard deviation of a window's displacement, voxels along (z, y, x): at prediction
             it is cut around what another network found.
@@ -52,6 +53,7 @@ class WindowSource(PatchSource):
     target: tuple[int, ...] = ()
     kidney: tuple[int, ...] = ()
     tumor: tuple[int, ...] = ()
+    names: tuple[str, str] = ("kidney", "tumor")
     ignore: int | None = None
     jitter: tuple[float, float, float] = (0.0, 0.0, 0.0)
     axes: ClassVar[Shape] = (0, 1, 2)
@@ -212,12 +214,7 @@ class DenseSource(WindowSource):
 
     `foreground_share` is the share of kidney and tumor together, two thirds in dense training
     [Kamnitsas2017]. Background is that of the boxes in which tumors are looked for.
-
-    Attributes:
-        names: The structures' names in the store: kidney and tumor.
     """
-
-    names: tuple[str, str] = ("kidney", "tumor")
 
     def wanted(self, step: int, place: int) -> int:
         """0 background, `KIDNEY` or `TUMOR`: shares are kept over the steps, not only on average."""

@@ -46,7 +46,7 @@ from renalplan.model_folder import ModelFolder
 from renalplan.normalisation import rescalings
 from renalplan.plan import StagePlan
 from renalplan.preprocessing import body_box, prepare_image, stage_spacing
-from renalplan.regions import Piece, region_boxes
+from renalplan.regions import Piece, find_pieces, region_boxes
 from renalplan.windows import at_least, restore_slices, shrink_slices, window_box
 
 COARSE, CORRECTION, FINE, TUMOR_3D, TUMOR_2D = (
@@ -172,7 +172,7 @@ class CoarseToFineSegmenter(Segmenter):
         abnormal = is_abnormal(counted)
         corrected_ml, corrected = None, False
         if abnormal and self.correction:
-            again = self.corrected(image, coarse) > 0.5
+            again = self.corrected(image, coarse, spacing) > 0.5
             corrected_ml = _large_first(again, spacing)
             corrected = is_better(again, coarse, spacing, self.threshold_ml)
             used = again if corrected else coarse
@@ -193,15 +193,20 @@ class CoarseToFineSegmenter(Segmenter):
         whole = restore_slices(logits.movedim(1, 0), (image.shape[2], image.shape[3]))
         return _probability(whole.movedim(0, 1))
 
-    def corrected(self, image: Tensor, coarse: NDArray[np.bool_]) -> NDArray[np.float32]:
+    def corrected(
+        self, image: Tensor, coarse: NDArray[np.bool_], spacing: Spacing
+    ) -> NDArray[np.float32]:
         """A: kidney probability of the sagittal windows around the coarse mask's middle [C2F, Eq. 3].
 
-        Beyond the windows it is 0. Around nothing there is no window: then all of the scan is seen.
+        Beyond the windows it is 0. Pieces of less than `LEAST_ML` do not pull the middle away; if
+        there is nothing else, there is no middle, and all of the scan is seen.
         """
         shape: Shape = coarse.shape
         box = whole_box(shape)
-        if coarse.any():
-            z, y, x = np.argwhere(coarse).mean(axis=0).tolist()
+        pieces = [p for p in find_pieces(coarse, spacing, 0.0) if p.ml >= LEAST_ML]
+        if pieces:
+            weights = [piece.ml for piece in pieces]
+            z, y, x = np.average([p.centre for p in pieces], axis=0, weights=weights).tolist()
             _, height, width = self.sagittal_window
             box = window_box((z, y, x), (height, width, shape[2]), shape)
         part = image[(slice(None), *box_slices(box))].permute(0, 3, 1, 2)  # (C, x, z, y)

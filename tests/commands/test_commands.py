@@ -139,6 +139,17 @@ def test_a_stage_that_is_not_preprocessed_names_the_command_that_does_it(
     assert "BiSCUNet needs a rough stage" in ran.err
 
 
+def test_a_papers_planner_names_its_trainer_which_says_what_it_lacks(here: Path, run: Run) -> None:
+    ran = run("plan_and_preprocess 1 --planner coarse_to_fine --base_features 4 --workers 0")
+    assert ran.status == 0
+    command = "train Dataset001_Tiny 0 CoarseToFine --plan coarse_to_fine"
+    assert f"Next: renalplan_{command}" in ran.out
+    ran = run(command)
+    assert ran.status == 2
+    assert "two structures are needed, kidney and tumor; the dataset has kidney." in ran.err
+    assert not list((here / "work" / "results").rglob("CoarseToFine*"))
+
+
 def test_a_second_run_has_nothing_to_do(here: Path, run: Run) -> None:
     first = stored_times()
     ran = run(PLAN)

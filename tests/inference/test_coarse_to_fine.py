@@ -160,13 +160,25 @@ def test_what_lies_beyond_the_sagittal_window_is_not_kidney(
     image = torch.from_numpy(_scan(RIGHT, far)[None])
     coarse = np.zeros(SHAPE, bool)
     coarse[RIGHT] = True
-    found = made.corrected(image, coarse)
+    coarse[0, 0, 0] = True  # a speck does not pull the window away
+    found = made.corrected(image, coarse, SPACING)
     # 8 x 12 around (10.5, 19.5): slices 7 to 14, rows 14 to 25
     expected = np.zeros(SHAPE, bool)
     expected[7:15, 14:26] = (image[0].numpy() > 0.5)[7:15, 14:26]
     assert np.array_equal(found > 0.5, expected)
     assert not found[:7].any()
     assert not found[:, 26:].any()
+
+
+def test_specks_alone_are_no_middle_to_look_around(
+    segmenter: Callable[..., CoarseToFineSegmenter],
+) -> None:
+    made = segmenter(sagittal_window=[1, 8, 12])
+    speck = np.zeros(SHAPE, bool)
+    speck[0, 0, 0] = True
+    scan = _scan(RIGHT, LEFT)
+    found = made.corrected(torch.from_numpy(scan[None]), speck, SPACING)
+    assert np.array_equal(found > 0.5, scan > 0.5)
 
 
 def test_a_correction_that_loses_the_kidney_is_not_used(
