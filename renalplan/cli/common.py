@@ -53,7 +53,7 @@ class _ToStderr(logging.StreamHandler):
     """Writes to what standard error is now: callers in one process may have replaced it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.setStream(sys.stderr)
+        self.stream = sys.stderr  # not setStream: it flushes the old one, which may be closed
         super().emit(record)
 
 
