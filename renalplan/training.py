@@ -95,25 +95,20 @@ def train(
     needed = [case.id for case in (*cases.values(), *(unlabelled if kind.uses_unlabelled else ()))]
     used = configuration or plan.default_configuration
     path = workspace.results(dataset.name) / (name or _model_name(trainer, plan, used))
-    base = _task_on(device, precision, workers, progress)
-    boxes = canonical_boxes(cases.values()) if kind.uses_boxes else {}
+    base = partial(
+        _task_on(device, precision, workers, progress),
+        plan=plan,
+        configuration=used,
+        description=description,
+        stores=plan_folder,
+        model=ModelFolder(path),
+        boxes=canonical_boxes(cases.values()) if kind.uses_boxes else {},
+        boxed=boxed,
+    )
     trainers: dict[str, Trainer] = {}
     for fold_name, split in folds.items():
-        strangers = _strangers(unlabelled, split, patients)
-        task_of_fold = base(
-            plan=plan,
-            configuration=used,
-            description=description,
-            fold=split,
-            fold_name=fold_name,
-            stores=plan_folder,
-            model=ModelFolder(path),
-            unlabelled=strangers,
-            withheld=tuple(case.id for case in unlabelled if case.id not in strangers),
-            boxes=boxes,
-            boxed=boxed,
-        )
-        trainers[fold_name] = kind(task_of_fold, values)
+        images = _images_alone(unlabelled, split, patients)
+        trainers[fold_name] = kind(base(fold=split, fold_name=fold_name, **images), values)
         trainers[fold_name].check()
     _require_stores(plan_folder, plan, used, needed)
     results: dict[str, dict[str, float]] = {}
@@ -251,12 +246,15 @@ def _folds(wanted: int | str, splits: list[Fold], cases: tuple[str, ...]) -> dic
     return {str(wanted): choose_fold(splits, int(wanted))}
 
 
-def _strangers(
+def _images_alone(
     unlabelled: tuple[Case, ...], fold: Fold, patients: dict[str, str]
-) -> tuple[str, ...]:
-    """Unlabelled cases of patients that the fold does not hold out: the rest are not for learning."""
+) -> dict[str, tuple[str, ...]]:
+    """Unlabelled cases of patients that the fold does not hold out; the rest are not for learning."""
     held_out = {patients[case] for case in fold.val}
-    return tuple(case.id for case in unlabelled if case.patient not in held_out)
+    return {
+        "unlabelled": tuple(case.id for case in unlabelled if case.patient not in held_out),
+        "withheld": tuple(case.id for case in unlabelled if case.patient in held_out),
+    }
 
 
 def _model_name(trainer: str, plan: Plan, configuration: str) -> str:

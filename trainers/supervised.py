@@ -191,11 +191,10 @@ class SupervisedStage(TrainedNetwork):
         self, network: nn.Module, task: TrainingTask, device: torch.device
     ) -> dict[str, float]:
         """Pseudo Dice: pooled over held-out patches, quick to have and no replacement for whole cases."""
-        items = task.judged_items(self.stage) if self.settings.validation_iterations else ()
-        if not items:
+        if not self.settings.validation_iterations or not task.judged_items(self.stage):
             return {}
         scheme = task.scheme_of(self.stage)
-        source = self._held_out(task, items)
+        source = self._held_out(task)
         encoder = TargetEncoder(scheme).to(device)
         counts = torch.zeros((3, len(scheme.foreground)), dtype=torch.float64, device=device)
         for step in range(self.settings.validation_iterations):
@@ -205,7 +204,7 @@ class SupervisedStage(TrainedNetwork):
         dice = 2 * true / (2 * true + false_positive + false_negative).clamp_min(1)
         return {f"dice_{name}": float(d) for name, d in zip(scheme.foreground, dice, strict=True)}
 
-    def _held_out(self, task: TrainingTask, items: tuple[ItemArrays, ...]) -> PatchSource:
+    def _held_out(self, task: TrainingTask) -> PatchSource:
         plain = build_augmentation(
             self.stage.patch_size,
             task.scheme,
@@ -214,7 +213,7 @@ class SupervisedStage(TrainedNetwork):
             cascade=self.stage.previous_as_channels,
         )
         return PatchSource(
-            items=items,
+            items=task.judged_items(self.stage),
             patch=self.stage.patch_size,
             margin=(0, 0, 0),
             batch_size=self.settings.batch_size or self.stage.batch_size,
