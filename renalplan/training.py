@@ -107,8 +107,8 @@ def train(
     )
     trainers: dict[str, Trainer] = {}
     for fold_name, split in folds.items():
-        strangers = _strangers(unlabelled, split, patients)
-        trainers[fold_name] = kind(task_of(fold=split, fold_name=fold_name, **strangers), values)
+        images = _images_alone(unlabelled, split, patients)
+        trainers[fold_name] = kind(task_of(fold=split, fold_name=fold_name, **images), values)
         trainers[fold_name].check()
     _require_stores(plan_folder, plan, used, needed)
     results: dict[str, dict[str, float]] = {}
@@ -249,7 +249,7 @@ def _folds(wanted: int | str, splits: list[Fold], cases: tuple[str, ...]) -> dic
     return {str(wanted): choose_fold(splits, int(wanted))}
 
 
-def _strangers(
+def _images_alone(
     unlabelled: tuple[Case, ...], fold: Fold, patients: dict[str, str]
 ) -> dict[str, tuple[str, ...]]:
     """Unlabelled cases of patients that the fold does not hold out; the rest are withheld."""

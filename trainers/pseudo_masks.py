@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 
+from renalplan.errors import TrainingError
 from renalplan.files import Record, read_record, write_json
 from renalplan.geometry import Box, Spacing, box_shape, box_slices, grow_box
 from renalplan.inference.segmenter import choose_device
@@ -123,7 +124,7 @@ def make_pseudo_masks(
     for item in task.training_items(stage):
         path = folder / REPORTS / f"{item.item.name}.json"
         if is_relabelled(item, folder):
-            report[item.item.name] = read_record(path, ItemMasks).boxes
+            report[item.item.name] = read_record(path, ItemMasks, TrainingError).boxes
             continue
         boxes = on_item(found[item.case], item, task.plan.order)
         image = unit_intensities(item.whole_image(), task.plan.channels)

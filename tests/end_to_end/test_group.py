@@ -233,6 +233,7 @@ def test_boxes_without_any_label_are_enough(
     assert check_dataset(folder) == []
     words = "3 --base_features 4 --cascade none --gpu_memory 0.1 --window -200 500 --workers 0"
     assert plan_command([*words.split(), "--workspace", str(tmp_path)]) == 0
+    logging.getLogger("renalplan").handlers.clear()  # it holds this test's captured stderr
     assert "Next: renalplan_train Dataset003_Boxes 0 GroupTraining" in capsys.readouterr().out
 
     def run(trainer: str, fold: int | str, *settings: str) -> Trained:

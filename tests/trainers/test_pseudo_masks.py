@@ -116,18 +116,62 @@ def test_the_smallest_boxes_and_boxes_at_the_border_have_a_mask(size: int) -> No
     assert mask.any()
 
 
-def test_other_tumors_are_no_background() -> None:
-    """Of two boxes side by side, what lies in the second is not what the first is told apart from."""
-    image = np.full((1, 20, 20, 40), 0.2, np.float32)
-    image[:, 5:15, 5:15, 5:15] = image[:, 5:15, 5:15, 17:27] = 0.6
-    image += np.random.default_rng(0).normal(0, 0.02, image.shape).astype(np.float32)
-    boxes = [((4, 16), (4, 16), (4, 16)), ((4, 16), (4, 16), (16, 28))]
+def test_the_densities_are_of_the_core_and_of_what_no_box_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The samples handed over: the inner 0.6 of the ellipsoid, and what lies in none of the boxes."""
+    from renalplan.trainers import pseudo_masks
+
+    seen = []
+
+    def record(image: NDArray, likely: NDArray, background: NDArray) -> NDArray:
+        seen.append((image, likely, background))
+        return np.zeros(image.shape[1:], np.float32)
+
+    monkeypatch.setattr(pseudo_masks, "intensity_ratio", record)
+    image = np.random.default_rng(0).random((1, 30, 30, 40)).astype(np.float32)
+    box, other, far = (
+        ((8, 20), (8, 20), (8, 24)),
+        ((8, 20), (8, 20), (25, 38)),
+        ((0, 2), (0, 2), (39, 40)),
+    )
     settings = PseudoMaskSettings()
-    mask, what = mask_of_box(image, boxes[0], boxes, (1.0,) * 3, settings, CrfSettings(), CPU)
-    assert not what.fell_back
-    truth = np.zeros((12, 12, 12), bool)
-    truth[1:11, 1:11, 1:11] = True
-    assert dice(mask, truth) > 0.95
+    mask_of_box(image, box, [box, other, far], (1.0,) * 3, settings, CrfSettings(), CPU)
+    ((part, likely, background),) = seen
+    # a quarter of the longest edge (16 voxels) on each side
+    around = (slice(4, 24), slice(4, 24), slice(4, 28))
+    assert np.array_equal(part, image[(slice(None), *around)])
+    free = np.ones(image.shape[1:], bool)
+    for (z0, z1), (y0, y1), (x0, x1) in (box, other, far):
+        free[z0:z1, y0:y1, x0:x1] = False
+    assert np.array_equal(background, free[around])
+    z, y, x = np.ogrid[:30, :30, :40]
+    q = ((z - 13.5) / 6) ** 2 + ((y - 13.5) / 6) ** 2 + ((x - 15.5) / 8) ** 2
+    assert np.array_equal(likely, (q <= 0.36)[around])
+
+
+def test_the_unary_term_is_the_box_s_shape_and_the_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+    from renalplan.trainers import pseudo_masks
+
+    seen = []
+    monkeypatch.setattr(
+        pseudo_masks, "intensity_ratio", lambda image, *_: np.full(image.shape[1:], 2.0)
+    )
+    monkeypatch.setattr(
+        pseudo_masks, "refine", lambda p, *_: (seen.append(p), np.ones(p.shape, bool))[1]
+    )
+    image, _, box = tumor()
+    settings = PseudoMaskSettings(intensity_term=0.5)
+    mask_of_box(image, box, [box], (1.0,) * 3, settings, CrfSettings(), CPU)
+    probability = seen[0][4:-4, 4:-4, 4:-4]  # a quarter of 16 voxels around the box
+    for place in np.ndindex(probability.shape):
+        q = sum(
+            (2 * (n + 0.5) / size - 1) ** 2 for n, size in zip(place, (12, 14, 16), strict=True)
+        )
+        prior = 0.5 * np.exp(-(q**2)) + 0.3
+        odds = prior / (1 - prior) * np.exp(0.5 * 2.0)
+        assert probability[place] == pytest.approx(odds / (1 + odds), abs=1e-5)
+    assert seen[0][0, 0, 0] == pytest.approx(0.01, abs=1e-6)
 
 
 def test_the_ratio_is_that_of_two_fitted_densities() -> None:
