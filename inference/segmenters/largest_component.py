@@ -8,6 +8,7 @@ Sources:
 
 from __future__ import annotations
 
+from math import prod
 from typing import Literal
 
 import cc3d
@@ -15,23 +16,28 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, from_numpy
 
+from renalplan.geometry import Spacing
 from renalplan.images import Volume
+from renalplan.inference.decisions import Decisions
 from renalplan.inference.fields import ProbabilityField
 from renalplan.inference.segmenters.staged import StagedSegmenter
 from renalplan.labels import LabelScheme
 
 CONNECTIVITY: Literal[18] = 18  # faces and edges, [Yang2020]
+WORTH_A_REMARK_ML = 0.1  # a ball of 6 mm
 
 
 class LargestComponentSegmenter(StagedSegmenter):
     """`StagedSegmenter` whose answer is the largest 18-connected piece of foreground.
 
-    Of several tumors it keeps one.
+    Of several tumors it keeps one; what it removes is among the case's decisions.
     """
 
     def segment(self, volume: Volume) -> ProbabilityField:
         """See `Segmenter.segment`."""
-        return LargestComponentField(super().segment(volume), self.model.scheme)
+        field = LargestComponentField(super().segment(volume), self.model.scheme)
+        field.decisions = report(field.removed, volume.spacing)
+        return field
 
 
 class LargestComponentField(ProbabilityField):
@@ -57,6 +63,27 @@ class LargestComponentField(ProbabilityField):
         if self.exclusive:
             result[0][gone] = 1
         return result
+
+
+def report(removed: NDArray[np.bool_], spacing: Spacing) -> Decisions:
+    """The volumes of the removed pieces in ml, largest first, and a remark if one could be a tumor.
+
+    Args:
+        removed: Voxels of all removed pieces, (z, y, x).
+        spacing: mm along the same axes.
+    """
+    pieces = cc3d.connected_components(np.ascontiguousarray(removed), connectivity=CONNECTIVITY)
+    counts = cc3d.statistics(pieces)["voxel_counts"][1:]
+    volumes = sorted((float(n) * prod(spacing) / 1000 for n in counts), reverse=True)
+    large = [ml for ml in volumes if ml >= WORTH_A_REMARK_ML]
+    remarks: tuple[str, ...] = ()
+    if large:
+        what = "1 piece" if len(large) == 1 else f"{len(large)} pieces"
+        remarks = (
+            f"{what} ({sum(large):.2g} ml) removed beside the largest; train with --set "
+            "largest_component=false to keep all",
+        )
+    return Decisions({"removed_pieces_ml": [round(ml, 3) for ml in volumes]}, remarks)
 
 
 def smaller_pieces(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -15,6 +15,7 @@ from renalplan.inference.fields import ProbabilityField
 from renalplan.inference.predictor import Predictor
 from renalplan.inference.segmenters.largest_component import (
     LargestComponentField,
+    report,
     smaller_pieces,
 )
 from renalplan.labels import LabelScheme
@@ -97,3 +98,17 @@ def test_a_model_folder_names_it(make_model: Callable[..., ModelFolder]) -> None
     assert one[9, 15, 15] == 0
     assert np.array_equal(one[:7], both[:7])
     assert one.any()
+
+
+def test_what_was_removed_is_reported_in_ml_and_said_if_it_could_be_a_tumor() -> None:
+    removed = np.zeros((10, 10, 10), bool)
+    nothing = report(removed, (2.0, 1.0, 1.0))
+    assert (nothing.values, nothing.remarks) == ({"removed_pieces_ml": []}, ())
+    removed[0, 0, 0] = True
+    speck = report(removed, (2.0, 1.0, 1.0))
+    assert (speck.values, speck.remarks) == ({"removed_pieces_ml": [0.002]}, ())
+    removed[5:, 5:, 5:] = True
+    found = report(removed, (2.0, 1.0, 1.0))
+    assert found.values == {"removed_pieces_ml": [0.25, 0.002]}
+    (remark,) = found.remarks
+    assert remark.startswith("1 piece (0.25 ml) removed beside the largest; ")
