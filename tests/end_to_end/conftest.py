@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +20,9 @@ import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
 
+from renalplan.images import read_grid, read_volume
 from renalplan.phantom import make_phantom_dataset
+from renalplan.predicting import predict
 from renalplan.workspace import Workspace
 
 HERE = Path(__file__).parent
@@ -169,6 +177,62 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset folder of two tiny phantoms and one test scan."""
     folder = tmp_path_factory.mktemp("phantoms") / "raw" / "Dataset002_Phantom"
     return make_phantom_dataset(folder, cases=2, test_cases=1, size=(32, 48, 48))
+
+
+@pytest.fixture(scope="session")
+def kill_when() -> Callable[[str, Workspace, Path], None]:
+    """Runs code on a workspace in a process of its own, and kills it once a file has appeared."""
+
+    def run(code: str, workspace: Workspace, file: Path) -> None:
+        child = subprocess.Popen(
+            [sys.executable, "-c", code, str(workspace.root)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        try:
+            limit = time.monotonic() + 180
+            while not file.is_file():
+                assert child.poll() is None, "it ended before it could be killed"
+                assert time.monotonic() < limit
+                time.sleep(0.005)
+        finally:
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+
+    return run
+
+
+@pytest.fixture
+def predict_anywhere(scans: Path, tmp_path: Path) -> Callable[[Workspace, Path], list[NDArray]]:
+    """The label maps of two scans; from a copy of the model alone, without its data, they are the same."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("oblique", "z_first"):
+        shutil.copy(scans / "imagesTs" / f"{name}_0000.nii.gz", images)
+
+    def run(model: Path, out: Path) -> dict[str, NDArray]:
+        report = predict(images, out, models=[model], device="cpu", progress=False)
+        assert not report.failed
+        for path in out.glob("*.nii.gz"):
+            made, given = read_grid(path), read_grid(scans / "labelsTs" / path.name)
+            assert (made.size, made.spacing) == (given.size, given.spacing)
+            # NIfTI keeps a rotation as a quaternion in single precision
+            np.testing.assert_allclose(made.origin, given.origin, atol=1e-4)
+            np.testing.assert_allclose(made.direction, given.direction, atol=1e-6)
+        return {p.name: read_volume(p, labels=True).array for p in out.glob("*.nii.gz")}
+
+    def both(workspace: Workspace, model: Path) -> list[NDArray]:
+        here = run(model, tmp_path / "here")
+        elsewhere = Path(shutil.copytree(model, tmp_path / "elsewhere"))
+        away = workspace.root.rename(workspace.root.with_name("away"))
+        try:
+            there = run(elsewhere, tmp_path / "there")
+        finally:
+            away.rename(workspace.root)
+        assert len(here) == 2
+        assert all(np.array_equal(here[name], there[name]) for name in here)
+        return list(here.values())
+
+    return both
 
 
 @pytest.fixture

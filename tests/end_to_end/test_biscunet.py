@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +10,7 @@ import numpy as np
 import pytest
 
 from renalplan.errors import UsageError
-from renalplan.images import read_grid, read_volume
+from renalplan.images import read_volume
 from renalplan.model_folder import ModelFolder
 from renalplan.planners.options import PlanOptions
 from renalplan.planning import plan_and_preprocess
@@ -86,23 +80,13 @@ def test_every_phase_leaves_what_the_next_one_needs(uninterrupted: Path) -> None
 
 
 def test_killed_in_its_fine_phase_it_goes_on_there_and_ends_the_same(
-    workspace: Workspace, uninterrupted: Path
+    workspace: Workspace,
+    uninterrupted: Path,
+    kill_when: Callable[[str, Workspace, Path], None],
 ) -> None:
     fold = workspace.results("Dataset001_Analytic") / "killed" / "fold_0"
     code = SCRIPT.format(trainer=TRAINER, settings=SETTINGS)
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, str(workspace.root)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    try:
-        limit = time.monotonic() + 120
-        while not (fold / "fine" / "checkpoint.pt").is_file():
-            assert child.poll() is None, "it ended before it could be killed"
-            assert time.monotonic() < limit
-            time.sleep(0.01)
-    finally:
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+    kill_when(code, workspace, fold / "fine" / "checkpoint.pt")
     assert not (fold / "fine" / "model.safetensors").exists()
     done = [fold / "rough" / "model.safetensors", fold / "rough_errors" / "kidneys.json"]
     before = [path.stat().st_mtime_ns for path in done]
@@ -117,30 +101,11 @@ def test_killed_in_its_fine_phase_it_goes_on_there_and_ends_the_same(
 
 
 def test_the_model_folder_alone_predicts_the_same(
-    workspace: Workspace, uninterrupted: Path, scans: Path, tmp_path: Path
+    workspace: Workspace,
+    uninterrupted: Path,
+    predict_anywhere: Callable[[Workspace, Path], list[np.ndarray]],
 ) -> None:
-    images = tmp_path / "images"
-    images.mkdir()
-    for name in ("oblique", "z_first"):
-        shutil.copy(scans / "imagesTs" / f"{name}_0000.nii.gz", images)
-
-    def run(model: Path, out: Path) -> dict[str, np.ndarray]:
-        report = predict(images, out, models=[model], device="cpu", progress=False)
-        assert not report.failed
-        assert len(report.done) == 2
-        for path in out.glob("*.nii.gz"):
-            assert read_grid(path).size == read_grid(scans / "labelsTs" / path.name).size
-        return {p.name: read_volume(p, labels=True).array for p in out.glob("*.nii.gz")}
-
-    here = run(uninterrupted, tmp_path / "here")
-    elsewhere = shutil.copytree(uninterrupted, tmp_path / "elsewhere")
-    away = workspace.root.rename(workspace.root.with_name("away"))
-    try:
-        there = run(Path(elsewhere), tmp_path / "there")
-    finally:
-        away.rename(workspace.root)
-    assert here.keys() == there.keys()
-    assert all(np.array_equal(here[name], there[name]) for name in here)
+    predict_anywhere(workspace, uninterrupted)
 
 
 def test_a_patch_that_does_not_fit_is_refused_before_anything_is_written(

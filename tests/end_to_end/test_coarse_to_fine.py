@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -166,23 +162,14 @@ def _is_the_same(fold: Path, uninterrupted: Path) -> None:
 
 
 def test_killed_it_goes_on_where_it_was_and_ends_the_same(
-    workspace: Workspace, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace,
+    uninterrupted: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kill_when: Callable[[str, Workspace, Path], None],
 ) -> None:
     fold = workspace.results("Dataset001_Analytic") / "killed" / "fold_0"
     code = SCRIPT.format(trainer=TRAINER, settings=SETTINGS)
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, str(workspace.root)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    try:
-        limit = time.monotonic() + 120
-        while not (fold / "tumor_3d" / "checkpoint.pt").is_file():
-            assert child.poll() is None, "it ended before it could be killed"
-            assert time.monotonic() < limit
-            time.sleep(0.005)
-    finally:
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+    kill_when(code, workspace, fold / "tumor_3d" / "checkpoint.pt")
     before = {p: p.stat().st_mtime_ns for p in fold.glob("*/model.safetensors")}
     assert {p.parent.name for p in before} == {"coarse", "correction", "fine"}
     monkeypatch.setattr(training, "train_and_validate", _only_train)
