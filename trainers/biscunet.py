@@ -46,9 +46,8 @@ class FineStage(SCUNetStage):
         rough = task.plan.stage(self.stage.previous or "")
         kidneys = read_kidneys(task.fold_folder / ERRORS_NAME)
         first = task.training_items(rough)[0]
-        fields = {name: getattr(source, name) for name in PatchSource.__dataclass_fields__}
-        return RoiSource(
-            **fields,
+        return source.become(
+            RoiSource,
             kidneys=kidneys.boxes,
             spacing=task.stage_spacing(self.stage),
             slice_axis=task.plan.axes.index("z"),

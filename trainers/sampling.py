@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -54,6 +54,9 @@ def seeded(*key: int) -> Iterator[Generator]:
             random.setstate(python_state)
 
 
+SourceType = TypeVar("SourceType", bound="PatchSource")
+
+
 @dataclass(frozen=True)
 class PatchSource:
     """Random patches of stored cases, some forced to hold foreground.
@@ -91,6 +94,12 @@ class PatchSource:
         samples = [self._sample(step, place) for place in range(self.batch_size)]
         parts = {key: name for key, name in BATCH_NAMES.items() if key in samples[0]}
         return {name: torch.stack([s[key] for s in samples]) for key, name in parts.items()}
+
+    def become(self, kind: type[SourceType], **more: Any) -> SourceType:
+        """A source of another kind that draws from the same items in the same way, and knows more."""
+        return kind(
+            **{name: getattr(self, name) for name in PatchSource.__dataclass_fields__}, **more
+        )
 
     def _sample(self, step: int, place: int) -> Sample:
         wanted = self.wanted(step, place)

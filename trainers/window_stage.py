@@ -110,21 +110,19 @@ class WindowStage(SupervisedStage):
         """See `SupervisedStage.source`."""
         learned, own = self.learned, self.learned.structures
         z, y, x = (learned.jitter_mm / mm for mm in learned.spacing)
-        return self.kind(
-            items=items,
-            patch=self.stage.patch_size,
-            margin=augmentation.margin,
-            batch_size=self.settings.batch_size or self.stage.batch_size,
-            foreground_share=self.settings.foreground_share,
-            transform=augmentation.transform,
-            seed=seed,
-            anatomies=self._anatomies(task, items),
-            target=learned.values,
-            kidney=own.values,
-            tumor=own.tumor_values,
-            names=(own.kidney, own.tumor),
-            ignore=task.scheme.ignore,
-            jitter=(z, y, x),
+        return (
+            super()
+            .source(task, items, augmentation, seed)
+            .become(
+                self.kind,
+                anatomies=self._anatomies(task, items),
+                target=learned.values,
+                kidney=own.values,
+                tumor=own.tumor_values,
+                names=(own.kidney, own.tumor),
+                ignore=task.scheme.ignore,
+                jitter=(z, y, x),
+            )
         )
 
     def _anatomies(self, task: TrainingTask, items: tuple[ItemArrays, ...]) -> dict[str, Anatomy]:

@@ -11,6 +11,7 @@ Sources:
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -33,7 +34,7 @@ Corner = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class WindowSource(PatchSource):
+class WindowSource(PatchSource, ABC):
     """Windows around what the labels of an item say; the first network axis may be any of the item's.
 
     Attributes:
@@ -69,9 +70,9 @@ class WindowSource(PatchSource):
         """Whether an item has what is wanted."""
         return not wanted or bool(self.anatomies[item.item.name].kidneys)
 
+    @abstractmethod
     def place(self, item: ItemArrays, wanted: int, generator: Generator) -> Corner:
         """The corner of a window in an item, along (z, y, x)."""
-        raise NotImplementedError
 
     def read(self, item: ItemArrays, corner: Corner) -> tuple[NDArray, NDArray]:
         """See `PatchSource.read`; along the network's axes, labels as 0, 1 and 2."""
