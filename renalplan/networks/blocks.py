@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from renalplan.networks.convolution import Conv3d
+
 CHANNELS_PER_GROUP = 4  # of every group norm, as in the code of [He2020]
 
 
@@ -30,7 +32,7 @@ class ConvGroupNorm(nn.Sequential):
                 f"group, it is {outputs}"
             )
         super().__init__(
-            nn.Conv3d(inputs, outputs, 3, padding=1),
+            Conv3d(inputs, outputs, 3, padding=1),
             nn.GroupNorm(outputs // CHANNELS_PER_GROUP, outputs),
             nn.ReLU(inplace=True),  # the norm keeps its input for the gradient, not its output
         )

@@ -20,6 +20,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from renalplan.networks.convolution import Conv3d
+
 Axes = Sequence[int]  # one value along each of (z, y, x)
 Triple = tuple[int, int, int]
 SLOPE = 0.01  # of the leaky ReLU, and of the initialisation that fits it [Isensee2021]
@@ -41,7 +43,7 @@ class ConvNorm(nn.Sequential):
         size = triple(kernel)
         padding = triple([(k - 1) // 2 for k in kernel])
         layers: list[nn.Module] = [
-            nn.Conv3d(inputs, outputs, size, triple(stride), padding, bias=bias),
+            Conv3d(inputs, outputs, size, triple(stride), padding, bias=bias),
             nn.InstanceNorm3d(outputs, eps=1e-5, affine=True),
         ]
         if activate:
