@@ -21,6 +21,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from renalplan.networks.blocks import ConvGroupNorm, initialise, pool, upsample
+from renalplan.networks.convolution import Conv3d
 from renalplan.networks.divisor import require_multiples
 
 Triple = tuple[int, int, int]
@@ -93,7 +94,7 @@ class Autoencoder(nn.Module):
             nn.Sequential(ConvGroupNorm(a, b), ConvGroupNorm(b, b))
             for a, b in pairwise(reversed(widths))
         )
-        self.output = nn.Conv3d(widths[0], in_channels, 1)
+        self.output = Conv3d(widths[0], in_channels, 1)
         self.apply(initialise)
 
     @property

@@ -1,10 +1,12 @@
-"""A 3-D convolution that is as fast for one patch as for two on a CPU.
+"""A 3-D convolution without PyTorch's two slow cases on a CPU.
 
 PyTorch (2.13) sends a float32 convolution on a CPU to oneDNN only if the batch holds more than one
 patch, or if channels * z * y exceed 20480; a single smaller patch goes through its own
 matrix multiplication of unfolded maps, some five times slower forward and backward. A batch of one
 is what several papers train with, and what a sliding window predicts with. `Conv3d` asks oneDNN in
-that case too; everything else about it is `nn.Conv3d`, its parameters' names included.
+that case too. And a 1x1x1 convolution of channels-last maps is a matrix multiplication as they lie;
+PyTorch unfolds them all the same, or reorders them, which takes three to five times as long.
+Everything else about `Conv3d` is `nn.Conv3d`, its parameters' names included.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 ONEDNN_FROM = 20480  # above this, PyTorch takes oneDNN of its own accord
@@ -21,6 +24,11 @@ class Conv3d(nn.Conv3d):
     """`nn.Conv3d`: (B, C, Z, Y, X) -> (B, C', Z', Y', X'); see above for what differs."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not self._plain(input):
+            return super()._conv_forward(input, weight, bias)
+        if self._is_matrix(input):
+            last = input.movedim(1, -1)
+            return F.linear(last, weight.flatten(1), bias).movedim(-1, 1)
         if not self._left_out(input):
             return super()._conv_forward(input, weight, bias)
         where = (self.stride, self.padding, self.dilation, self.groups)
@@ -28,23 +36,37 @@ class Conv3d(nn.Conv3d):
             return _OneDnnConvolution.apply(input, weight, bias, *where)
         return _convolve(input, weight, bias, *where)
 
-    def _left_out(self, x: Tensor) -> bool:
-        """Whether PyTorch would not take oneDNN though it could."""
+    def _plain(self, x: Tensor) -> bool:
+        """Whether this is a float32 convolution on a CPU that nobody records or rewrites."""
         return bool(
-            x.device.type == "cpu"
+            # exporters and compilers know the usual convolution only
+            not torch.jit.is_tracing()  # type: ignore[attr-defined]
+            and not torch.compiler.is_compiling()
+            and x.device.type == "cpu"
             and x.dim() == 5
-            and x.shape[0] == 1
-            and x.shape[1] * x.shape[2] * x.shape[3] <= ONEDNN_FROM
             and x.dtype == self.weight.dtype == torch.float32
-            and max(self.kernel_size) > 1  # a matrix multiplication as it is
-            and self.padding_mode == "zeros"
-            and not isinstance(self.padding, str)
+            and not torch.is_autocast_enabled("cpu")
             and torch.backends.mkldnn.is_available()
             and torch.backends.mkldnn.enabled
-            and not torch.is_autocast_enabled("cpu")
-            # exporters and compilers know the usual convolution only
-            and not torch.jit.is_tracing()  # type: ignore[attr-defined]
-            and not torch.compiler.is_compiling()
+        )
+
+    def _is_matrix(self, x: Tensor) -> bool:
+        """Whether it multiplies every voxel's channels by one matrix, where they lie."""
+        return (
+            self.kernel_size == self.stride == (1, 1, 1)
+            and self.groups == 1
+            and self.padding in ((0, 0, 0), 0, "valid")
+            and x.is_contiguous(memory_format=torch.channels_last_3d)
+        )
+
+    def _left_out(self, x: Tensor) -> bool:
+        """Whether PyTorch would not take oneDNN though it could."""
+        return (
+            x.shape[0] == 1
+            and x.shape[1] * x.shape[2] * x.shape[3] <= ONEDNN_FROM
+            and max(self.kernel_size) > 1
+            and self.padding_mode == "zeros"
+            and not isinstance(self.padding, str)
         )
 
 

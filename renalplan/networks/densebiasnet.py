@@ -29,6 +29,7 @@ from torch.utils.checkpoint import checkpoint
 
 from renalplan.networks.autoencoder import Encoder
 from renalplan.networks.blocks import ConvGroupNorm, initialise, pool, upsample
+from renalplan.networks.convolution import Conv3d
 from renalplan.networks.divisor import require_multiples
 
 Triple = tuple[int, int, int]
@@ -122,9 +123,9 @@ class DenseBiasNet(nn.Module):
         # One a layer, as the parameter counts above have it. Those of the last two layers are idle
         # (Eq. 1 has no layer that would read them) and never get a gradient.
         self.compress = nn.ModuleList(
-            nn.Conv3d(width, maps, 1) for width, maps in zip(WIDTHS, compressed, strict=True)
+            Conv3d(width, maps, 1) for width, maps in zip(WIDTHS, compressed, strict=True)
         )
-        self.head = nn.Conv3d(whole, num_classes, 1)
+        self.head = Conv3d(whole, num_classes, 1)
         self.prior_encoder: Encoder | None = None
         if priors is not None:
             self.prior_encoder = Encoder(self.prior_channels, priors).eval().requires_grad_(False)

@@ -17,6 +17,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from renalplan.networks.convolution import Conv3d
 from renalplan.networks.unet import Axes, ConvNorm, initialise, triple
 
 KERNEL = (3, 3, 3)
@@ -64,7 +65,7 @@ class LongSkipFCN(nn.Module):
         self.last = nn.Sequential(
             ConvNorm(2 * first, first, KERNEL), ConvNorm(first, first, KERNEL)
         )
-        self.head = nn.Conv3d(first, heads, 1)
+        self.head = Conv3d(first, heads, 1)
         self.apply(initialise)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from renalplan.networks.blocks import CHANNELS_PER_GROUP, ConvGroupNorm, initialise, pool, upsample
+from renalplan.networks.convolution import Conv3d
 from renalplan.networks.divisor import require_multiples
 
 EDGE_CLASSES = 2  # background, edge
@@ -65,7 +66,7 @@ class SCUNet(nn.Module):
             [_group(eighth + quarter, quarter), _group(quarter + half, half)]
         )
         self.branches = nn.ModuleList(
-            nn.Sequential(_group(half + full, full), nn.Conv3d(full, outputs, 1))
+            nn.Sequential(_group(half + full, full), Conv3d(full, outputs, 1))
             for outputs in (num_classes, *[EDGE_CLASSES] * edges)
         )
         self.apply(initialise)

@@ -127,7 +127,7 @@ class UNet(nn.Module):
             below, here, step = features[stage], features[stage - 1], triple(strides[stage])
             self.upsamplers.append(nn.ConvTranspose3d(below, here, step, step))
             self.decoder.append(_convolutions(2 * here, here, kernels[stage - 1], convs_per_stage))
-            self.outputs.append(nn.Conv3d(here, heads, 1))
+            self.outputs.append(Conv3d(here, heads, 1))
         self.apply(initialise)
 
     @property

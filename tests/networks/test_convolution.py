@@ -21,6 +21,8 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
     "without bias": ({"kernel_size": 3, "padding": 1, "bias": False}, (6, 7, 8)),
     "tiny": ({"kernel_size": 3, "padding": 1}, (1, 1, 1)),
     "1x1x1": ({"kernel_size": 1}, (6, 7, 8)),
+    "1x1x1, strided": ({"kernel_size": 1, "stride": 2}, (6, 7, 8)),
+    "1x1x1, grouped": ({"kernel_size": 1, "groups": 2, "bias": False}, (6, 7, 8)),
 }
 
 
@@ -78,6 +80,16 @@ def test_a_single_patch_never_goes_the_slow_way(channels: int) -> None:
         called = operators(run)
         assert "aten::mkldnn_convolution" in called
         assert not [name for name in called if "slow_conv" in name]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_1x1x1_convolution_multiplies_channels_last_maps_where_they_lie(batch: int) -> None:
+    x = torch.randn(batch, 16, 6, 8, 7).to(memory_format=torch.channels_last_3d)
+    convolution = Conv3d(16, 4, 1).to(memory_format=torch.channels_last_3d)
+    result = convolution(x.requires_grad_())
+    assert result.is_contiguous(memory_format=torch.channels_last_3d)
+    called = operators(lambda: convolution(x).sum().backward())
+    assert not [name for name in called if "conv" in name]
 
 
 def test_only_the_gradients_asked_for_are_made() -> None:
