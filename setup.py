@@ -76,12 +76,14 @@ setup(
         "tensorboard>=2.14",
     ],
     extras_require={
+        "openvino": ["openvino>=2024.4"],  # two to four times faster prediction on CPUs
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.5",
             "hypothesis>=6.100",
             "build>=1.2",
             "psutil>=5.9",
+            "openvino>=2024.4",
         ],
         "lint": ["ruff>=0.15", "mypy>=1.15", "pandas-stubs"],
     },

@@ -16,10 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from renalplan.entropy import entropy
 from renalplan.geometry import Box, Shape, box_shape
 from renalplan.inference.decisions import Decisions
 from renalplan.labels import LabelScheme
-from renalplan.resampling import resample_planes
+from renalplan.resampling import Planes, resample_planes
 
 SLAB_BYTES = 64 << 20  # probabilities of one slab
 
@@ -41,6 +42,10 @@ class ProbabilityField(ABC):
     def slab(self, start: int, stop: int) -> Tensor:
         """(heads, stop - start, y, x) float32 probabilities of some slices."""
 
+    def detailed(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
+        """`slab`, and (stop - start, y, x) how far the networks disagree in bits, if that was asked."""
+        return self.slab(start, stop), None
+
     def slabs(self) -> Iterator[tuple[int, int]]:
         """Slice ranges of bounded memory that cover the scan."""
         plane = 4 * self.heads * self.shape[1] * self.shape[2]
@@ -58,10 +63,13 @@ class ProbabilityField(ABC):
 
 @dataclass(frozen=True)
 class RegionLogits:
-    """A network's logits (heads, z, y, x; canonical axes, plan spacing) for one box of the scan."""
+    """A network's logits (heads, z, y, x; canonical axes, plan spacing) for one box of the scan.
+
+    What follows the heads is the networks' disagreement.
+    """
 
     box: Box
-    logits: Tensor
+    logits: Planes
 
 
 class RegionField(ProbabilityField):
@@ -70,51 +78,95 @@ class RegionField(ProbabilityField):
     Attributes:
         regions: What the network said in each box; where boxes overlap, the mean counts.
         exclusive: Softmax over heads (background first) instead of a sigmoid each.
+        disagrees: Whether the regions hold the networks' disagreement too.
     """
 
     def __init__(
-        self, shape: Shape, heads: int, regions: list[RegionLogits], *, exclusive: bool
+        self,
+        shape: Shape,
+        heads: int,
+        regions: list[RegionLogits],
+        *,
+        exclusive: bool,
+        disagrees: bool = False,
     ) -> None:
         self.shape = shape
         self.heads = heads
         self.regions = regions
         self.exclusive = exclusive
+        self.disagrees = disagrees
 
     def slab(self, start: int, stop: int) -> Tensor:
         """See `ProbabilityField.slab`."""
+        return self.detailed(start, stop)[0]
+
+    def detailed(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
+        """See `ProbabilityField.detailed`."""
         result = torch.zeros((self.heads, stop - start, *self.shape[1:]))
+        disagreement = torch.zeros(result.shape[1:])
         seen = torch.zeros(result.shape[1:], dtype=torch.uint8)
         for region in self.regions:
             (z0, z1), (y0, y1), (x0, x1) = region.box
             first, last = max(start, z0), min(stop, z1)
             if first >= last:
                 continue
-            logits = resample_planes(
+            made = resample_planes(
                 region.logits, slice(first - z0, last - z0), box_shape(region.box)
             )
+            logits, rest = made[: self.heads], made[self.heads :]
             values = logits.softmax(0) if self.exclusive else logits.sigmoid()
             part = (slice(first - start, last - start), slice(y0, y1), slice(x0, x1))
             result[(slice(None), *part)] += values
             seen[part] += 1
+            if self.disagrees:
+                disagreement[part] += rest[0].clamp_min(0)
         if seen.max() > 1:
             result /= seen.clamp_min(1)
+            disagreement /= seen.clamp_min(1)
         if self.exclusive:
             result[0][seen == 0] = 1
-        return result
+        return result, disagreement if self.disagrees else None
 
 
 class MeanField(ProbabilityField):
-    """The (weighted) mean of several members' probabilities, e.g. of different trainers."""
+    """The (weighted) mean of several members' probabilities, e.g. of different trainers.
 
-    def __init__(self, members: list[ProbabilityField], weights: list[float] | None = None) -> None:
+    Their disagreement is the mean of the members' own plus that between them, so that it is what one
+    ensemble of all their networks would have [Depeweg2018].
+    """
+
+    def __init__(
+        self,
+        members: list[ProbabilityField],
+        weights: list[float] | None = None,
+        *,
+        exclusive: bool = True,
+    ) -> None:
         self.members = members
         self.weights = weights or [1.0] * len(members)
         self.shape = members[0].shape
         self.heads = members[0].heads
+        self.exclusive = exclusive
 
     def slab(self, start: int, stop: int) -> Tensor:
         """See `ProbabilityField.slab`."""
+        return self.detailed(start, stop)[0]
+
+    def detailed(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
+        """See `ProbabilityField.detailed`."""
         total = torch.zeros((self.heads, stop - start, *self.shape[1:]))
+        inside: Tensor | None = torch.zeros(total.shape[1:])
+        entropies = torch.zeros(total.shape[1:])
         for member, weight in zip(self.members, self.weights, strict=True):
-            total += member.slab(start, stop) * (weight / sum(self.weights))
-        return total
+            part, disagreement = member.detailed(start, stop)
+            share = weight / sum(self.weights)
+            total += part * share
+            if disagreement is None or inside is None:
+                inside = None
+                continue
+            inside += disagreement * share
+            entropies += entropy(part, exclusive=self.exclusive)[0] * share
+        if inside is None:
+            return total, None
+        between = entropy(total, exclusive=self.exclusive)[0] - entropies
+        return total, inside + between.clamp_min(0)

@@ -9,7 +9,7 @@ from renalplan.geometry import Box, Shape, box_shape
 from renalplan.inference.fields import ProbabilityField
 from renalplan.kidney_tumor import KidneyTumor
 from renalplan.labels import LabelScheme
-from renalplan.resampling import resample_planes
+from renalplan.resampling import TensorPlanes, resample_planes
 
 
 class KidneyTumorField(ProbabilityField):
@@ -51,7 +51,9 @@ class KidneyTumorField(ProbabilityField):
         first, last = max(start, z0), min(stop, z1)
         if first < last:
             rows = slice(first - z0, last - z0)
-            both, tumor = resample_planes(self.probabilities, rows, box_shape(self.box))
+            both, tumor = resample_planes(
+                TensorPlanes(self.probabilities), rows, box_shape(self.box)
+            )
             result[:, first - start : last - start, y0:y1, x0:x1] = self._heads(both, tumor)
         return result
 

@@ -30,7 +30,8 @@ from renalplan.images import ENDINGS, Volume, image_ending, read_channels, write
 from renalplan.imports import load_class
 from renalplan.inference.decisions import CaseDecisions, Decisions
 from renalplan.inference.fields import MeanField, ProbabilityField
-from renalplan.inference.segmenter import InferenceOptions, Segmenter
+from renalplan.inference.options import InferenceOptions
+from renalplan.inference.segmenter import Segmenter
 from renalplan.model_folder import WEIGHTS, ModelFolder
 
 REPORT = "predict_report.json"
@@ -146,7 +147,10 @@ class Predictor:
             for name, field in zip(self._names(), fields, strict=True)
             if field.decisions is not None
         }
-        return fields[0] if len(fields) == 1 else MeanField(fields, self.weights), decisions
+        return fields[0] if len(fields) == 1 else self._mean(fields), decisions
+
+    def _mean(self, fields: list[ProbabilityField]) -> ProbabilityField:
+        return MeanField(fields, self.weights, exclusive=not self.model.scheme.has_regions)
 
     def _names(self) -> list[str]:
         """The model folders' names; their paths where two are alike."""
@@ -272,7 +276,7 @@ class Predictor:
             ]
             options = member.options
             rules = member.model.record.segmenter.model_dump(mode="json")
-            parts.append([weights, member.folds, options.step, options.tta, rules])
+            parts.append([weights, member.folds, options.job(), rules])
         return value_hash([parts, self.weights])
 
     def _earlier_inputs(self, out: Path) -> dict[str, str]:

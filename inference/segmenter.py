@@ -3,72 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
-import torch
-
-from renalplan.errors import UsageError
+from renalplan.geometry import Shape
 from renalplan.images import Volume
 from renalplan.inference.fields import ProbabilityField
+from renalplan.inference.networks import FoldNetworks
+from renalplan.inference.options import InferenceOptions
+from renalplan.inference.sliding_window import Mirroring, Progress, WindowPredictor
+from renalplan.labels import LabelScheme
 from renalplan.model_folder import ModelFolder
-
-
-@dataclass(frozen=True, kw_only=True)
-class InferenceOptions:
-    """How to run a model.
-
-    Attributes:
-        device: auto, cpu, cuda, cuda:N or mps.
-        step: Window distance as a share of the patch, in (0, 1].
-        tta: Average over mirrored copies (8 passes in 3-D): a little better, eight times slower.
-        progress: Called with (what, windows done, windows in all).
-    """
-
-    device: str = "auto"
-    step: float = 0.5
-    tta: bool = False
-    progress: Callable[[str, int, int], None] | None = field(default=None, compare=False)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.step <= 1:
-            raise UsageError(f"--step {self.step} must be above 0 and at most 1.")
-
-    def torch_device(self) -> torch.device:
-        """The device to compute on.
-
-        Raises:
-            UsageError: it is not there.
-        """
-        return choose_device(self.device)
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` takes CUDA, then Apple's MPS, then the CPU.
-
-    Raises:
-        UsageError: the device asked for does not exist here.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    kind = name.split(":")[0]
-    available = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if kind not in available:
-        raise UsageError(f"--device {name} is not known; use auto, cpu, cuda, cuda:N or mps.")
-    if not available[kind]:
-        raise UsageError(f"--device {name} is not available on this machine; use --device cpu.")
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        raise UsageError(
-            f"--device {name} is not known; use auto, cpu, cuda, cuda:N or mps."
-        ) from None
 
 
 class Segmenter(ABC):
@@ -76,12 +19,19 @@ class Segmenter(ABC):
 
     Constructors only store; networks are loaded on first use. JSON arguments of
     `trainer.json` arrive as keyword arguments.
+
+    Attributes:
+        model: Where networks come from.
+        folds: Whose networks are averaged.
+        options: How to run them.
+        networks: The folds' networks by phase.
     """
 
     def __init__(self, model: ModelFolder, folds: list[str], options: InferenceOptions) -> None:
         self.model = model
         self.folds = folds
         self.options = options
+        self.networks = FoldNetworks(model, folds, options)
 
     @property
     def phases(self) -> tuple[str, ...]:
@@ -94,8 +44,54 @@ class Segmenter(ABC):
         Raises:
             ModelError: a network is missing, damaged or not trusted.
         """
-        return None
+        self.networks.load(self.phases)
 
     @abstractmethod
     def segment(self, volume: Volume) -> ProbabilityField:
         """Probabilities on the volume's canonical grid, with what its rules decided, if it has any."""
+
+    def windows(
+        self,
+        phase: str,
+        channels: int,
+        patch: Shape,
+        heads: int,
+        *,
+        scheme: LabelScheme | None = None,
+        batch: int | None = None,
+        uncertainty: bool = False,
+    ) -> WindowPredictor:
+        """Sliding windows of the folds' networks of one phase; their logits are averaged.
+
+        Args:
+            phase: Which networks.
+            channels: Of the image.
+            patch: Window size; an axis of 1 is never mirrored.
+            heads: Number of outputs.
+            scheme: What they mean, where left and right are told apart.
+            batch: Patches computed at a time; the options' if None.
+            uncertainty: Whether to say how far the folds disagree too; needs the scheme.
+        """
+        axes = tuple(axis for axis in range(3) if patch[axis] > 1) if self.options.tta else ()
+        mirroring = Mirroring(
+            axes=axes,
+            swap=scheme.mirrored_heads() if scheme and scheme.mirror_pairs else None,
+            left_right_axis=self.model.plan.left_right_axis,
+        )
+        return WindowPredictor(
+            self.networks.engines(phase, channels, patch),
+            patch,
+            heads,
+            step=self.options.step,
+            mirroring=mirroring,
+            batch=batch or self.options.batch,
+            scratch=self.options.scratch(),
+            exclusive=not scheme.has_regions if uncertainty and scheme else None,
+        )
+
+    def progress(self, what: str) -> Progress | None:
+        """Whom to tell how many windows of something are done."""
+        report = self.options.progress
+        if report is None:
+            return None
+        return lambda done, total: report(what, done, total)

@@ -1,151 +1,272 @@
-"""A volume larger than the network: overlapping windows, Gaussian weights, optional mirroring."""
+"""A volume larger than the network: overlapping windows, Gaussian weights, optional mirroring.
+
+Windows are computed in the order of the first axis, and planes that no later window touches are
+given away at once: memory holds as many planes as a window is deep, not the volume.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import lru_cache
-from itertools import combinations, product
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 
-from renalplan.geometry import Shape
+from renalplan.errors import PredictionError
+from renalplan.geometry import Box, Shape
+from renalplan.inference.disagreement import disagreement
+from renalplan.inference.engines.engine import Engine
+from renalplan.inference.placing import Window, gaussian_weights, mirror_subsets, window_rows
+from renalplan.inference.scratch import Scratch, release
 
 Progress = Callable[[int, int], None]  # windows done, windows in all
+IN_MEMORY = Scratch(1 << 62)
+CARD_SHARE = 0.4  # of a card's free memory, for sums; the rest is the network's
+log = logging.getLogger(__name__)
 
 
-def window_starts(size: int, patch: int, step: float) -> list[int]:
-    """Where windows begin along one axis: evenly spread, at most `step * patch` apart.
-
-    Raises:
-        ValueError: the axis is shorter than the patch or the step is not in (0, 1].
-    """
-    if size < patch or not 0 < step <= 1:
-        raise ValueError(f"an axis of {size} voxels, a patch of {patch}, a step of {step}")
-    count = int(np.ceil((size - patch) / max(1, patch * step))) + 1
-    if count == 1:
-        return [0]
-    return [round(i * (size - patch) / (count - 1)) for i in range(count)]
-
-
-def windows(shape: Shape, patch: Shape, step: float) -> list[tuple[slice, slice, slice]]:
-    """All windows over a volume that is at least as large as the patch."""
-    starts = [window_starts(n, p, step) for n, p in zip(shape, patch, strict=True)]
-    return [
-        tuple(slice(s, s + p) for s, p in zip(corner, patch, strict=True))  # type: ignore[misc]
-        for corner in product(*starts)
-    ]
-
-
-@lru_cache(maxsize=8)
-def gaussian_weights(patch: Shape) -> Tensor:
-    """(patch) float32: a Gaussian of sigma patch/8, peak 1, never zero [Isensee2021]."""
-    weights = torch.ones((1, 1, 1), dtype=torch.float64)
-    for axis, size in enumerate(patch):
-        centres = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
-        line = torch.exp(-0.5 * (centres / (size / 8)) ** 2)
-        weights = weights * line.reshape([-1 if a == axis else 1 for a in range(3)])
-    weights = weights.float()
-    # float16 accumulation elsewhere must not meet weights that round to nothing
-    return weights.clamp_min(1e-4 * float(weights.max()))
-
-
-def mirror_subsets(axes: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Every subset of the axes, the empty one first."""
-    return [subset for n in range(len(axes) + 1) for subset in combinations(axes, n)]
-
-
-class WindowPredictor:
-    """Runs one network over a volume.
+@dataclass(frozen=True, kw_only=True)
+class Mirroring:
+    """Test-time augmentation.
 
     Attributes:
-        network: (B, C, *patch) -> (B, heads, *patch) logits, in evaluation mode.
-        patch: Window size along the plan's axes.
-        heads: Number of outputs.
-        step: Window distance as a share of the patch.
-        mirror_axes: Axes to mirror over (test-time augmentation); empty for none.
+        axes: Axes to mirror over; empty for none.
         swap: For the axis that runs from right to left: how the heads change places when it is
             mirrored, so that a left kidney stays left.
         left_right_axis: Which axis that is.
     """
 
+    axes: tuple[int, ...] = ()
+    swap: tuple[int, ...] | None = None
+    left_right_axis: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipping:
+    """Windows that need not be computed.
+
+    Attributes:
+        wanted: Whether there is anything in a box of the volume.
+        outside: (heads,) logits of voxels that no computed window covers.
+    """
+
+    wanted: Callable[[Box], bool]
+    outside: Tensor
+
+
+class WindowPredictor:
+    """Runs one or more networks over a volume and averages their logits.
+
+    Attributes:
+        engines: One a network, all of the same heads.
+        patch: Window size along the plan's axes.
+        heads: Number of outputs.
+        step: Window distance as a share of the patch.
+        mirroring: Test-time augmentation.
+        batch: Patches computed at a time; halved when a card's memory runs out.
+        scratch: Where the sums are kept.
+        exclusive: Given: one more plane set is made, the networks' disagreement, of classes that
+            exclude each other (softmax) or not (sigmoid).
+    """
+
     def __init__(
         self,
-        network: nn.Module,
+        engines: Sequence[Engine],
         patch: Shape,
         heads: int,
         *,
         step: float = 0.5,
-        mirror_axes: tuple[int, ...] = (),
-        swap: tuple[int, ...] | None = None,
-        left_right_axis: int = 2,
-        device: torch.device | None = None,
+        mirroring: Mirroring | None = None,
         batch: int = 1,
+        scratch: Scratch = IN_MEMORY,
+        exclusive: bool | None = None,
     ) -> None:
-        self.device = device or torch.device("cpu")
-        # about twice as fast on CPUs, and what tensor cores want on GPUs
-        self.network = to_channels_last(network).to(self.device)
+        self.engines = engines
         self.patch = patch
         self.heads = heads
         self.step = step
-        self.subsets = mirror_subsets(mirror_axes)
-        self.swap = swap
-        self.left_right_axis = left_right_axis
+        self.mirroring = mirroring or Mirroring()
         self.batch = batch
+        self.scratch = scratch
+        self.exclusive = exclusive
+        self._subsets = mirror_subsets(self.mirroring.axes)
 
-    @torch.no_grad()
+    @property
+    def outputs(self) -> int:
+        """Planes made for each slice: the heads, and the disagreement if wanted."""
+        return self.heads + (self.exclusive is not None)
+
     def __call__(self, image: Tensor, progress: Progress | None = None) -> Tensor:
-        """(C, z, y, x) float32 -> (heads, z, y, x) float32 logits on the host."""
+        """(C, z, y, x) float32 -> (outputs, z, y, x) float32 logits on the host."""
+        return torch.cat(list(self.planes(image, progress)), 1)
+
+    @torch.inference_mode()
+    def planes(
+        self, image: Tensor, progress: Progress | None = None, skip: Skipping | None = None
+    ) -> Iterator[Tensor]:
+        """Finished slices in order: (outputs, n, y, x) float32 on the host, n as it comes.
+
+        Args:
+            image: (C, z, y, x) float32 on the host.
+            progress: Told after each batch.
+            skip: Windows not to compute.
+
+        Raises:
+            PredictionError: one patch alone does not fit on the card.
+        """
         padded, inner = _pad_to(image, self.patch)
         shape: Shape = tuple(padded.shape[1:])  # type: ignore[assignment]
-        total = torch.zeros((self.heads, *shape), dtype=torch.float32)
-        weight_sum = torch.zeros(shape, dtype=torch.float32)
-        weights = gaussian_weights(self.patch)
-        places = windows(shape, self.patch, self.step)
-        for done, group in _groups(places, self.batch):
-            inputs = torch.stack([padded[(slice(None), *place)] for place in group])
-            logits = self._forward(inputs.to(self.device)).float().cpu()
-            for place, part in zip(group, logits, strict=True):
-                total[(slice(None), *place)] += part * weights
-                weight_sum[place] += weights
-            if progress:
-                progress(done, len(places))
-        total /= weight_sum
-        return total[(slice(None), *inner)]
+        rows = window_rows(shape, self.patch, self.step)
+        total = sum(len(places) for _, places in rows)
+        sums = _Sums(self.outputs, (self.patch[0], *shape[1:]), self._device, self.scratch)
+        done = 0
+        for row, (start, places) in enumerate(rows):
+            wanted = [p for p in places if skip is None or skip.wanted(_inside(p, inner))]
+            for part in _compute(self, padded, wanted, sums):
+                done += part
+                if progress:
+                    progress(done, total)
+            if len(wanted) < len(places):
+                done += len(places) - len(wanted)
+                if progress:
+                    progress(done, total)
+            end = rows[row + 1][0] if row + 1 < len(rows) else shape[0]
+            finished = sums.take(end - start, skip.outside if skip else None)
+            first = max(inner[0].start - start, 0)
+            last = min(inner[0].stop - start, end - start)
+            if first < last:
+                yield finished[:, first:last, inner[1], inner[2]]
 
-    def _forward(self, inputs: Tensor) -> Tensor:
-        """Mean logits over the mirrored passes."""
-        kind = self.device.type
-        with torch.autocast(kind, enabled=kind == "cuda"):
-            result: Tensor | None = None
-            for subset in self.subsets:
-                axes = [2 + axis for axis in subset]
-                logits = self.network(inputs.flip(axes) if axes else inputs)
-                logits = logits.flip(axes) if axes else logits
-                if self.swap is not None and self.left_right_axis in subset:
-                    logits = logits[:, list(self.swap)]
-                result = logits if result is None else result + logits
+    @property
+    def _device(self) -> torch.device:
+        return self.engines[0].device
+
+    def mean(self, patches: Tensor) -> Tensor:
+        """(B, C, *patch) -> (B, outputs, *patch): mean logits over networks and mirrored passes."""
+        each = [self._mirrored(engine, patches) for engine in self.engines]
+        mean = each[0] if len(each) == 1 else torch.stack(each).mean(0)
+        if self.exclusive is None:
+            return mean
+        return torch.cat([mean, disagreement(each, exclusive=self.exclusive)], 1)
+
+    def _mirrored(self, engine: Engine, patches: Tensor) -> Tensor:
+        """Mean logits of one network; mirrored copies are patches like others, batch by batch."""
+        copies = [patches.flip([2 + axis for axis in s]) if s else patches for s in self._subsets]
+        every = torch.cat(copies) if len(copies) > 1 else patches
+        logits = torch.cat([engine(part) for part in every.split(self.batch)])
+        result: Tensor | None = None
+        for subset, part in zip(self._subsets, logits.split(len(patches)), strict=True):
+            back = part.flip([2 + axis for axis in subset]) if subset else part
+            mirroring = self.mirroring
+            if mirroring.swap is not None and mirroring.left_right_axis in subset:
+                back = back[:, list(mirroring.swap)]
+            result = back if result is None else result + back
         assert result is not None, "the empty subset is always there"
-        return result / len(self.subsets)
+        return result / len(self._subsets) if len(self._subsets) > 1 else result
 
 
-def to_channels_last(network: nn.Module) -> nn.Module:
-    """Lay a 3-D network's weights out channels last; PyTorch's stubs do not know the argument."""
-    module: Any = network
-    return module.to(memory_format=torch.channels_last_3d)
+def _compute(
+    predict: WindowPredictor, image: Tensor, places: list[Window], sums: _Sums
+) -> Iterator[int]:
+    """Compute windows and add them up; when a card is full, with fewer at a time, then without sums.
+
+    Yields:
+        How many windows have been added.
+    """
+    weights = gaussian_weights(predict.patch)
+    while places:
+        group = places[: predict.batch]
+        try:
+            inputs = torch.stack([image[(slice(None), *place)] for place in group])
+            if predict._device.type == "cuda":
+                inputs = inputs.pin_memory().to(predict._device, non_blocking=True)
+            logits = predict.mean(inputs.to(predict._device))
+        except torch.OutOfMemoryError:
+            if predict.batch > 1:
+                predict.batch //= 2
+                log.warning("the card's memory is full; going on with %d at a time", predict.batch)
+            elif sums.leave_card():
+                log.warning("the card's memory is full; sums are kept in the host's memory")
+            else:
+                raise PredictionError(
+                    f"one patch of {' x '.join(map(str, predict.patch))} does not fit on the card; "
+                    "use --device cpu."
+                ) from None
+            continue
+        for place, part in zip(group, logits, strict=True):
+            sums.add(place, part, weights)
+        places = places[len(group) :]
+        yield len(group)
 
 
-def _groups(
-    places: list[tuple[slice, slice, slice]], size: int
-) -> Iterator[tuple[int, list[tuple[slice, slice, slice]]]]:
-    for start in range(0, len(places), size):
-        group = places[start : start + size]
-        yield start + len(group), group
+class _Sums:
+    """Weighted sums of as many planes as a window is deep, and the sum of weights."""
+
+    def __init__(self, outputs: int, shape: Shape, device: torch.device, scratch: Scratch) -> None:
+        self._shape = (outputs + 1, *shape)
+        self._scratch = scratch
+        self._array: NDArray[Any] | None = None  # if they are on the host
+        on_card = self._on_card(device)
+        self._sums = self._on_host() if on_card is None else on_card
+
+    def _on_card(self, device: torch.device) -> Tensor | None:
+        if device.type != "cuda":
+            return None
+        size = 4 * int(torch.Size(self._shape).numel())
+        if size > CARD_SHARE * torch.cuda.mem_get_info(device)[0]:
+            return None
+        return torch.zeros(self._shape, device=device)
+
+    def _on_host(self) -> Tensor:
+        self._array = self._scratch.zeros(self._shape, "float32")
+        return torch.from_numpy(self._array)
+
+    def leave_card(self) -> bool:
+        """Go to the host; False if they are there already."""
+        if self._array is not None:
+            return False
+        self._sums = self._on_host().copy_(self._sums)
+        torch.cuda.empty_cache()
+        return True
+
+    def add(self, place: Window, logits: Tensor, weights: Tensor) -> None:
+        """Add one window; its place along the first axis is where the sums begin."""
+        part = self._sums[(slice(None), slice(None), *place[1:])]
+        weights = weights.to(part.device)
+        part[:-1].addcmul_(logits.to(part.device), weights)
+        part[-1].add_(weights)
+        if self._array is not None:
+            release(self._array)
+
+    def take(self, count: int, outside: Tensor | None) -> Tensor:
+        """Means of the first planes, (outputs, count, y, x) on the host; the others move up."""
+        sums, depth = self._sums, self._shape[1]
+        weight = sums[-1:, :count]
+        means = (sums[:-1, :count] / weight).cpu()
+        if outside is not None:
+            nowhere = (weight[0] == 0).cpu()
+            means[: len(outside), nowhere] = outside[:, None]
+            means[len(outside) :, nowhere] = 0
+        for plane in range(depth - count):
+            sums[:, plane].copy_(sums[:, plane + count])
+        sums[:, depth - count :] = 0
+        if self._array is not None:
+            release(self._array)
+        return means
 
 
-def _pad_to(image: Tensor, patch: Shape) -> tuple[Tensor, tuple[slice, slice, slice]]:
+def _inside(place: Window, inner: Window) -> Box:
+    """A window of the padded volume as a box of the volume itself."""
+    return tuple(  # type: ignore[return-value]
+        (max(p.start, i.start) - i.start, min(p.stop, i.stop) - i.start)
+        for p, i in zip(place, inner, strict=True)
+    )
+
+
+def _pad_to(image: Tensor, patch: Shape) -> tuple[Tensor, Window]:
     """Zero-pad on both sides up to the patch; also where the image lies inside."""
     missing = [max(0, p - n) for n, p in zip(image.shape[1:], patch, strict=True)]
     before = [m // 2 for m in missing]

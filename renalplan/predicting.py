@@ -98,8 +98,8 @@ def predict(
     for model in chosen:
         model.choose_folds(folds)
 
+    from renalplan.inference.options import InferenceOptions
     from renalplan.inference.predictor import Predictor, find_scans
-    from renalplan.inference.segmenter import InferenceOptions
 
     scans = list(find_scans(images, chosen[0].description.channels))
     options = InferenceOptions(device=device, step=step, tta=tta)

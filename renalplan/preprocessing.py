@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import ceil, floor
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,20 +16,61 @@ from renalplan.resampling import resample_image, resample_labels
 AIR_HU = -500.0  # between air and lung on one side, fat and the table on the other
 
 
+def body_levels(image: NDArray) -> tuple[float, ...]:
+    """What is above is body, one value a channel of (channel, z, y, x).
+
+    An image that holds air (values down to -900 HU) has body where it is denser than -500 HU; any
+    other image where it differs from its smallest value.
+    """
+    lowest = [float(channel.min()) for channel in image]
+    return tuple(AIR_HU if low <= -900 else low for low in lowest)
+
+
 def body_box(image: NDArray) -> Box:
     """The box of an image (channel, z, y, x) that is not air or padding.
 
-    An image that holds air (values down to -900 HU) is cut to what is denser than -500 HU; any other
-    image to what differs from its smallest value. An image of one value stays whole.
+    See `body_levels`. An image of one value stays whole.
     """
     box: Box | None = None
-    for channel in image:
-        low = float(channel.min())
-        inside = mask_box(channel > (AIR_HU if low <= -900 else low))
+    for channel, level in zip(image, body_levels(image), strict=True):
+        inside = mask_box(channel > level)
         if inside is None:
             continue
         box = inside if box is None else _union(box, inside)
     return box or whole_box(image.shape)
+
+
+def body_finder(image: NDArray, box: Box, shape: Shape, plan: Plan) -> Callable[[Box], bool]:
+    """Tells whether there is any body in a part of a box that has been prepared for a network.
+
+    Args:
+        image: (channel, z, y, x) canonical.
+        box: What was cut out of it.
+        shape: Of the prepared box, along the plan's axes.
+        plan: Names the axes.
+
+    Returns:
+        Box of the prepared array -> whether the image is body anywhere there, or next to it. Where
+        nothing at all is body, as in `body_box`, everything is.
+    """
+    levels = body_levels(image)
+    if not any(bool((c[box_slices(box)] > v).any()) for c, v in zip(image, levels, strict=True)):
+        return lambda part: True
+    own = [b - a for a, b in box]
+
+    def has_body(part: Box) -> bool:
+        where: list[slice] = [slice(None)] * 3
+        for (first, stop), size, axis in zip(part, shape, plan.order, strict=True):
+            scale = own[axis] / size
+            begin = max(0, floor(first * scale) - 1)
+            end = min(own[axis], ceil(stop * scale) + 1)
+            where[axis] = slice(box[axis][0] + begin, box[axis][0] + end)
+        return any(
+            bool((channel[tuple(where)] > level).any())
+            for channel, level in zip(image, levels, strict=True)
+        )
+
+    return has_body
 
 
 def _union(first: Box, second: Box) -> Box:

@@ -52,7 +52,8 @@ def export_model(
     if target.exists() and not overwrite:
         raise UsageError(f"{target} is there already; choose another name, or add --overwrite.")
 
-    from renalplan.inference.segmenter import InferenceOptions, Segmenter
+    from renalplan.inference.options import InferenceOptions
+    from renalplan.inference.segmenter import Segmenter
 
     spec, where = found.record.segmenter, str(found.path / "trainer.json")
     kind = load_class(spec.factory, Segmenter, where)  # type: ignore[type-abstract]

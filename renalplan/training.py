@@ -187,8 +187,8 @@ def train_and_validate(
         return {}
     from renalplan.evaluation.evaluate import evaluate_folders
     from renalplan.images import image_ending
+    from renalplan.inference.options import InferenceOptions
     from renalplan.inference.predictor import Predictor, ScanFiles
-    from renalplan.inference.segmenter import InferenceOptions
 
     out = task.fold_folder / "validation"
     options = InferenceOptions(device=task.hardware.device)
@@ -217,7 +217,7 @@ def _method(
     trainer: str, settings: list[str], device: str
 ) -> tuple[type[Trainer], TrainerSettings]:
     """The trainer's class and its settings; a device that is not here is refused as well."""
-    from renalplan.inference.segmenter import choose_device
+    from renalplan.inference.options import choose_device
     from renalplan.trainers.registry import find_trainer
     from renalplan.trainers.settings import parse_settings
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from renalplan.errors import UsageError
 from renalplan.geometry import Box, box_slices
-from renalplan.inference.segmenter import choose_device
+from renalplan.inference.options import choose_device
 from renalplan.labels import LabelScheme
 from renalplan.plan import NetworkSpec, StagePlan
 from renalplan.trainers.beside import ArraysBeside

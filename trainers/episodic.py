@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from renalplan.geometry import Shape, Spacing, margin_voxels
-from renalplan.inference.segmenter import choose_device
+from renalplan.inference.options import choose_device
 from renalplan.model_folder import WEIGHTS
 from renalplan.networks.prototypes import PrototypeNetwork
 from renalplan.plan import NetworkSpec, StagePlan

@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field
 
 from renalplan.files import Record
 from renalplan.geometry import Box, Shape, Spacing, box_slices, grow_box, whole_box
-from renalplan.inference.segmenter import choose_device
+from renalplan.inference.options import choose_device
 from renalplan.plan import NetworkSpec, StagePlan
 from renalplan.trainers import pseudo_masks
 from renalplan.trainers.beside import ArraysBeside

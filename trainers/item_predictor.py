@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from renalplan.inference.segmenter import choose_device
+from renalplan.inference.engines.torch_engine import TorchEngine
+from renalplan.inference.options import choose_device
 from renalplan.inference.segmenters.staged import one_hot
 from renalplan.inference.sliding_window import WindowPredictor
 from renalplan.labels import LabelScheme
@@ -53,10 +54,9 @@ class ItemPredictor:
         self._previous = previous_labels(task, stage)
         self._labels = task.scheme
         self._predict = WindowPredictor(
-            built.eval(),
+            [TorchEngine(built.eval(), choose_device(task.hardware.device))],
             stage.patch_size,
             self.scheme.heads,
-            device=choose_device(task.hardware.device),
         )
 
     def __call__(self, item: ItemArrays) -> NDArray[np.int16]:

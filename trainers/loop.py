@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from renalplan.errors import TrainingError, UsageError
-from renalplan.inference.sliding_window import to_channels_last
 from renalplan.model_folder import WEIGHTS
+from renalplan.networks.layout import to_channels_last
 from renalplan.trainers.checkpoint import (
     CHECKPOINT,
     TrainingState,

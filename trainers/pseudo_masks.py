@@ -22,7 +22,7 @@ from pydantic import ConfigDict, Field
 from renalplan.errors import TrainingError
 from renalplan.files import Record, read_record, write_json
 from renalplan.geometry import Box, Spacing, box_shape, box_slices, grow_box
-from renalplan.inference.segmenter import choose_device
+from renalplan.inference.options import choose_device
 from renalplan.labels import LabelScheme
 from renalplan.normalisation import hounsfield_rescaling
 from renalplan.plan import ChannelPlan, StagePlan

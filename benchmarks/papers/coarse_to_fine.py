@@ -24,7 +24,13 @@ COARSE_TO_FINE = Paper(
             trainer="CoarseToFine",
             settings=("correction=false",),
         ),
-        Arm(name="with abnormality correction", key="c2f_corrected", trainer="CoarseToFine"),
+        Arm(
+            name="with abnormality correction",
+            key="c2f_corrected",
+            trainer="CoarseToFine",
+            # the same networks and one more, so that the rows differ in the correction alone
+            begins_as=("c2f_plain", ("coarse", "fine", "tumor_3d", "tumor_2d")),
+        ),
     ),
     shares=(1.0,),
     small=(

@@ -10,12 +10,11 @@ Sources:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from renalplan.geometry import (
     Box,
@@ -29,9 +28,9 @@ from renalplan.geometry import (
 )
 from renalplan.images import Volume
 from renalplan.inference.decisions import Decisions
-from renalplan.inference.folds import mean_logits
 from renalplan.inference.kidney_tumor_field import KidneyTumorField
-from renalplan.inference.segmenter import InferenceOptions, Segmenter
+from renalplan.inference.options import InferenceOptions
+from renalplan.inference.segmenter import Segmenter
 from renalplan.kidney_tumor import find_kidney_tumor
 from renalplan.kidneys import (
     LEAST_ML,
@@ -119,18 +118,6 @@ class CoarseToFineSegmenter(Segmenter):
     def phases(self) -> tuple[str, ...]:
         """See `Segmenter.phases`."""
         return (COARSE, *((CORRECTION,) if self.correction else ()), FINE, TUMOR_3D, TUMOR_2D)
-
-    @cached_property
-    def networks(self) -> dict[str, list[nn.Module]]:
-        """Phase -> one network a fold."""
-        return {
-            phase: [self.model.load_network(phase, fold) for fold in self.folds]
-            for phase in self.phases
-        }
-
-    def load(self) -> None:
-        """See `Segmenter.load`."""
-        _ = self.networks
 
     @property
     def grid(self) -> StagePlan:
@@ -275,16 +262,10 @@ class CoarseToFineSegmenter(Segmenter):
 
     def _logits(self, phase: str, image: Tensor, window: Shape) -> Tensor:
         """Mean logits of the folds, (2, z, y, x)."""
-        z, y, x = window
-        return mean_logits(
-            self.networks[phase],
-            image.contiguous(),
-            (z, y, x),
-            2,
-            options=self.options,
-            names=[f"{phase}, fold {fold}" for fold in self.folds],
-            batch=SLICES if z == 1 else 1,
-        )
+        z, y, x = window  # JSON's lists
+        batch = SLICES if z == 1 else None
+        predict = self.windows(phase, len(image), (z, y, x), 2, batch=batch)
+        return predict(image.contiguous(), self.progress(phase))
 
 
 def report(

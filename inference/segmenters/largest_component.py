@@ -33,6 +33,8 @@ class LargestComponentSegmenter(StagedSegmenter):
     Of several tumors it keeps one; what it removes is among the case's decisions.
     """
 
+    twice = True  # for the labels, then for what is left of the probabilities
+
     def segment(self, volume: Volume) -> ProbabilityField:
         """See `Segmenter.segment`."""
         field = LargestComponentField(super().segment(volume), self.model.scheme)
@@ -57,12 +59,16 @@ class LargestComponentField(ProbabilityField):
 
     def slab(self, start: int, stop: int) -> Tensor:
         """See `ProbabilityField.slab`."""
-        result = self.field.slab(start, stop)
+        return self.detailed(start, stop)[0]
+
+    def detailed(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
+        """See `ProbabilityField.detailed`."""
+        result, disagreement = self.field.detailed(start, stop)
         gone = from_numpy(self.removed[start:stop])
         result[:, gone] = 0
         if self.exclusive:
             result[0][gone] = 1
-        return result
+        return result, disagreement
 
 
 def report(removed: NDArray[np.bool_], spacing: Spacing) -> Decisions:

@@ -7,25 +7,30 @@ averaged as logits, stage by stage, so all folds look into the same boxes.
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor
 
 from renalplan.geometry import Box, Shape
 from renalplan.images import Volume
 from renalplan.inference.decisions import Decisions
 from renalplan.inference.fields import ProbabilityField, RegionField, RegionLogits
-from renalplan.inference.folds import mean_logits
-from renalplan.inference.segmenter import InferenceOptions, Segmenter
+from renalplan.inference.options import InferenceOptions
+from renalplan.inference.planes import StoredPlanes, StreamedPlanes
+from renalplan.inference.segmenter import Segmenter
+from renalplan.inference.sliding_window import Skipping
 from renalplan.labels import LabelScheme
 from renalplan.model_folder import ModelFolder
 from renalplan.normalisation import Rescaling, rescalings
 from renalplan.plan import StagePlan
-from renalplan.preprocessing import body_box, prepare_image, prepare_labels
+from renalplan.preprocessing import body_box, body_finder, prepare_image, prepare_labels
 from renalplan.regions import region_boxes
+
+EAGER_BYTES = 256 << 20  # smaller fields are made at once and kept
+SURE = 20.0  # the logit of what is beyond doubt
 
 
 class StagedSegmenter(Segmenter):
@@ -34,7 +39,10 @@ class StagedSegmenter(Segmenter):
     Attributes:
         stages: Stage name -> the phase whose network segments it, in order.
         patch_sizes: Stage name -> window size, where it is not the plan's.
+        twice: Whether the last field is looked at more than once, and so has to be kept.
     """
+
+    twice = False
 
     def __init__(
         self,
@@ -49,27 +57,16 @@ class StagedSegmenter(Segmenter):
         self.stages = stages
         self.patch_sizes = patch_sizes or {}
 
-    @cached_property
-    def networks(self) -> dict[str, list[nn.Module]]:
-        """Stage -> one network a fold."""
-        return {
-            stage: [self.model.load_network(phase, fold) for fold in self.folds]
-            for stage, phase in self.stages.items()
-        }
-
     @property
     def phases(self) -> tuple[str, ...]:
         """See `Segmenter.phases`."""
         return tuple(self.stages.values())
 
-    def load(self) -> None:
-        """See `Segmenter.load`."""
-        _ = self.networks
-
     def segment(self, volume: Volume) -> ProbabilityField:
         """See `Segmenter.segment`."""
         body = body_box(volume.array)
         rules = rescalings(volume.array, self.model.plan.channels)
+        last = list(self.stages)[-1]
         field: ProbabilityField | None = None
         labels: NDArray | None = None
         for name in self.stages:
@@ -77,10 +74,14 @@ class StagedSegmenter(Segmenter):
             if field is not None:
                 labels = field.labels(self.scheme_of(self.model.plan.stage(stage.previous or name)))
             boxes = self.boxes(stage, body, labels, volume)
-            regions = [self._region(stage, box, volume, rules, labels) for box in boxes]
             scheme = self.scheme_of(stage)
+            disagrees = self.options.uncertainty and name == last
             field = RegionField(
-                volume.shape, scheme.heads, regions, exclusive=not scheme.has_regions
+                volume.shape,
+                scheme.heads,
+                [self._region(stage, box, volume, rules, labels, disagrees) for box in boxes],
+                exclusive=not scheme.has_regions,
+                disagrees=disagrees,
             )
             field.decisions = self.decisions(stage, boxes)
         assert field is not None, "a configuration has at least one stage"
@@ -115,26 +116,40 @@ class StagedSegmenter(Segmenter):
         volume: Volume,
         rules: tuple[Rescaling, ...],
         labels: NDArray | None,
+        uncertainty: bool,
     ) -> RegionLogits:
         plan = self.model.plan
-        image = prepare_image(volume.array, box, volume.spacing, plan, stage, rules)
+        prepared = prepare_image(volume.array, box, volume.spacing, plan, stage, rules)
         if stage.previous_as_channels:
             assert labels is not None, "checked when the plan was read"
             before = prepare_labels(labels, box, volume.spacing, plan, stage)
-            image = np.concatenate([image, one_hot(before, self.model.scheme)])
+            prepared = np.concatenate([prepared, one_hot(before, self.model.scheme)])
+        image = torch.from_numpy(prepared)
+        shape: Shape = prepared.shape[1:]
         scheme = self.scheme_of(stage)
-        logits = mean_logits(
-            self.networks[stage.name],
-            torch.from_numpy(image),
+        predict = self.windows(
+            self.stages[stage.name],
+            len(image),
             self._patch(stage),
             scheme.heads,
-            options=self.options,
-            names=[f"{stage.name}, fold {fold}" for fold in self.folds],
-            swap=scheme.mirrored_heads() if scheme.mirror_pairs else None,
-            left_right_axis=plan.left_right_axis,
+            scheme=scheme,
+            uncertainty=uncertainty,
         )
-        lead_first = (0, *(1 + int(a) for a in np.argsort(plan.order)))
-        return RegionLogits(box=box, logits=logits.permute(lead_first))
+        skip = None
+        if self.options.skip_air:
+            skip = Skipping(
+                wanted=body_finder(volume.array, box, shape, plan),
+                outside=background_logits(scheme),
+            )
+
+        def start() -> Iterator[Tensor]:
+            return predict.planes(image, self.progress(stage.name), skip)
+
+        z, y, x = np.argsort(plan.order).tolist()
+        if z == 0 and not self.twice and 2 * predict.outputs * image[0].numel() > EAGER_BYTES:
+            return RegionLogits(box, StreamedPlanes(start, image.shape[1], (z, y, x)))
+        scratch = self.options.scratch()
+        return RegionLogits(box, StoredPlanes(start(), predict.outputs, shape, (z, y, x), scratch))
 
     def _patch(self, stage: StagePlan) -> Shape:
         z, y, x = self.patch_sizes.get(stage.name, stage.patch_size)
@@ -146,3 +161,12 @@ def one_hot(labels: NDArray, scheme: LabelScheme) -> NDArray[np.float32]:
     return np.stack([np.isin(labels, values) for values in scheme.foreground.values()]).astype(
         np.float32
     )
+
+
+def background_logits(scheme: LabelScheme) -> Tensor:
+    """(heads,) of a voxel that is background beyond doubt."""
+    if scheme.has_regions:
+        return torch.full((scheme.heads,), -SURE)
+    logits = torch.zeros(scheme.heads)
+    logits[0] = SURE
+    return logits

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from renalplan.resampling import (
+    TensorPlanes,
     cubic_matrix,
     linear_matrix,
     resample_image,
@@ -179,7 +180,7 @@ def test_slabs_together_are_the_whole_volume(shape: tuple[int, int, int], slab: 
         volume[None], size=shape, mode="trilinear", align_corners=False
     )[0]
     slabs = [
-        resample_planes(volume, slice(start, min(start + slab, shape[0])), shape)
+        resample_planes(TensorPlanes(volume), slice(start, min(start + slab, shape[0])), shape)
         for start in range(0, shape[0], slab)
     ]
     torch.testing.assert_close(torch.cat(slabs, 1), whole, rtol=0, atol=1e-3)

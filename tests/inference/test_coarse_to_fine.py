@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from renalplan.geometry import Shape
 from renalplan.images import Volume
-from renalplan.inference.segmenter import InferenceOptions
+from renalplan.inference.options import InferenceOptions
 from renalplan.inference.segmenters.coarse_to_fine import CoarseToFineSegmenter
 from renalplan.kidneys import count_kidneys
 from renalplan.model_folder import ModelFolder
@@ -74,10 +74,15 @@ def segmenter(make_model: Callable[..., ModelFolder]) -> Callable[..., CoarseToF
             "threshold_ml": 1.0, "padding_mm": 3.0, "correction": True,
         }  # fmt: skip
         made = CoarseToFineSegmenter(
-            model, folds, options or InferenceOptions(device="cpu"), **(arguments | values)
+            model,
+            folds,
+            options or InferenceOptions(device="cpu", engine="torch", precision="fp32"),
+            **(arguments | values),
         )
         networks = {phase: [Level(levels[phase]) for _ in folds] for phase in PHASES}
-        made.__dict__["networks"] = networks
+        for phase, levels_of_folds in networks.items():
+            made.networks.use(phase, list(levels_of_folds))
+        made.__dict__["shown"] = networks
         return made
 
     return make
@@ -94,7 +99,7 @@ def _labels(made: CoarseToFineSegmenter, scan: NDArray[np.float32]) -> tuple[NDA
 
 
 def _seen(made: CoarseToFineSegmenter, phase: str) -> Level:
-    (network,) = made.networks[phase]
+    (network,) = made.__dict__["shown"][phase]
     assert isinstance(network, Level)
     return network
 
@@ -197,7 +202,7 @@ def test_without_correction_its_network_is_not_needed(
     segmenter: Callable[..., CoarseToFineSegmenter],
 ) -> None:
     made = segmenter(correction=False)
-    del made.networks["correction"]
+    made.networks.use("correction", [])
     _, decided = _labels(made, _scan(LEFT))
     assert (decided["abnormal"], decided["corrected"]) == (True, False)
     assert decided["corrected_components_ml"] is None
@@ -249,7 +254,7 @@ def test_where_fine_windows_overlap_their_mean_counts(
             return torch.cat([-along, along], 1)
 
     made = segmenter(axial_window=[1, 16, 32])
-    made.networks["fine"] = [Ramp()]
+    made.networks.use("fine", [Ramp()])
     image = torch.from_numpy(_scan(RIGHT, LEFT)[None])
     kidneys = count_kidneys(_scan(RIGHT, LEFT) > 0.5, SPACING, 1.0)
     both = made.fine(image, kidneys, SPACING)
@@ -313,7 +318,7 @@ def test_folds_are_averaged_step_by_step(
     scan[LEFT] = 3.0
     made = segmenter(folds=["0", "1"])
     for phase, (first, second) in {"coarse": (2.0, -0.5), "fine": (1.2, 0.5)}.items():
-        made.networks[phase] = [Level(first), Level(second)]
+        made.networks.use(phase, [Level(first), Level(second)])
     image = torch.from_numpy(scan[None])
     mean = made.coarse(image)
     assert np.array_equal(mean > 0.5, scan > 0.75)  # (2 - 0.5) / 2
@@ -323,7 +328,10 @@ def test_folds_are_averaged_step_by_step(
 
 
 def test_mirroring_is_passed_on(segmenter: Callable[..., CoarseToFineSegmenter]) -> None:
-    plain, mirrored = segmenter(), segmenter(InferenceOptions(device="cpu", tta=True))
+    plain, mirrored = (
+        segmenter(),
+        segmenter(InferenceOptions(device="cpu", engine="torch", precision="fp32", tta=True)),
+    )
     scan = _scan(LEFT)
     expected, _ = _labels(plain, scan)
     found, _ = _labels(mirrored, scan)

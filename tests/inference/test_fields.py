@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from renalplan.inference import fields
 from renalplan.inference.fields import MeanField, RegionField, RegionLogits
 from renalplan.labels import LabelScheme
+from renalplan.resampling import TensorPlanes
 
 SHAPE = (9, 12, 10)
 BOX = ((2, 8), (1, 11), (3, 10))
@@ -18,7 +19,7 @@ CLASSES = LabelScheme(names=("background", "kidney", "tumour"), values=((0,), (1
 
 def _field(exclusive: bool, seed: int = 0, shape: tuple[int, ...] = (4, 7, 9)) -> RegionField:
     logits = 3 * torch.randn(3, *shape, generator=torch.Generator().manual_seed(seed))
-    return RegionField(SHAPE, 3, [RegionLogits(BOX, logits)], exclusive=exclusive)
+    return RegionField(SHAPE, 3, [RegionLogits(BOX, TensorPlanes(logits))], exclusive=exclusive)
 
 
 def _whole(field: RegionField) -> torch.Tensor:
@@ -28,7 +29,9 @@ def _whole(field: RegionField) -> torch.Tensor:
         result[0] = 1
     (region,) = field.regions
     size = tuple(b - a for a, b in region.box)
-    logits = F.interpolate(region.logits[None], size, mode="trilinear", align_corners=False)[0]
+    logits = F.interpolate(region.logits.tensor[None], size, mode="trilinear", align_corners=False)[
+        0
+    ]
     (z0, z1), (y0, y1), (x0, x1) = region.box
     result[:, z0:z1, y0:y1, x0:x1] = logits.softmax(0) if field.exclusive else logits.sigmoid()
     return result
@@ -60,7 +63,13 @@ def test_two_regions_do_not_disturb_each_other() -> None:
     logits[0][1] += 5
     logits[1][2] += 5
     field = RegionField(
-        SHAPE, 3, [RegionLogits(first, logits[0]), RegionLogits(second, logits[1])], exclusive=True
+        SHAPE,
+        3,
+        [
+            RegionLogits(first, TensorPlanes(logits[0])),
+            RegionLogits(second, TensorPlanes(logits[1])),
+        ],
+        exclusive=True,
     )
     labels = field.labels(CLASSES)
     assert (labels[:4] == 1).all()
@@ -76,7 +85,7 @@ def test_where_boxes_overlap_the_mean_of_their_probabilities_counts(
     regions = []
     for seed, box in enumerate(boxes):
         logits = 3 * torch.randn(3, 4, 5, 6, generator=torch.Generator().manual_seed(seed))
-        regions.append(RegionLogits(box, logits))
+        regions.append(RegionLogits(box, TensorPlanes(logits)))
     field = RegionField(SHAPE, 3, regions, exclusive=exclusive)
     total, count = torch.zeros(3, *SHAPE), torch.zeros(SHAPE)
     for region in regions:
@@ -101,13 +110,13 @@ def _background(exclusive: bool) -> torch.Tensor:
 def test_disjoint_boxes_give_exactly_each_regions_own_probabilities(exclusive: bool) -> None:
     boxes = [((0, 4), (0, 12), (0, 5)), ((0, 4), (0, 12), (5, 10)), ((4, 9), (2, 9), (0, 10))]
     regions = [
-        RegionLogits(box, torch.randn(3, *(b - a for a, b in box))) for box in boxes
+        RegionLogits(box, TensorPlanes(torch.randn(3, *(b - a for a, b in box)))) for box in boxes
     ]  # of the scan's own grid: nothing is interpolated
     field = RegionField(SHAPE, 3, regions, exclusive=exclusive)
     expected = _background(exclusive).expand(3, *SHAPE).clone()
     for region in regions:
         (z0, z1), (y0, y1), (x0, x1) = region.box
-        values = region.logits.softmax(0) if exclusive else region.logits.sigmoid()
+        values = region.logits.tensor.softmax(0) if exclusive else region.logits.tensor.sigmoid()
         expected[:, z0:z1, y0:y1, x0:x1] = values
     assert torch.equal(field.slab(0, 9), expected)
 
@@ -140,7 +149,7 @@ def test_regions_are_painted_in_order_above_one_half() -> None:
     logits = torch.tensor([[3.0, 3.0, -3.0], [-3.0, 3.0, -3.0]]).reshape(2, 1, 1, 3)
     scheme = LabelScheme(names=("organ", "tumour"), values=((1, 2), (2,)), region_values=(1, 2))
     box = ((0, 1), (0, 1), (0, 3))
-    field = RegionField((1, 1, 3), 2, [RegionLogits(box, logits)], exclusive=False)
+    field = RegionField((1, 1, 3), 2, [RegionLogits(box, TensorPlanes(logits))], exclusive=False)
     assert field.labels(scheme).tolist() == [[[1, 2, 0]]]
 
 

@@ -23,8 +23,8 @@ from renalplan.geometry import boxes_overlap
 from renalplan.images import Volume, read_volume
 from renalplan.inference.decisions import Decisions
 from renalplan.inference.fields import RegionField
+from renalplan.inference.options import InferenceOptions
 from renalplan.inference.predictor import Predictor, ScanFiles, find_scans
-from renalplan.inference.segmenter import InferenceOptions
 from renalplan.inference.segmenters.kidney_rois import KidneyRoiSegmenter
 from renalplan.model_folder import FINISHED, Finished, ModelFolder, SegmenterSpec, TrainerRecord
 from renalplan.plan import ChannelPlan, Intensities, NetworkSpec, Plan, StagePlan
@@ -34,7 +34,7 @@ HU = Intensities(
     mean=0, std=1, minimum=0, maximum=1, median=0, percentile_00_5=0, percentile_99_5=1
 )
 BRIGHT = NetworkSpec(factory="stub_networks:Bright")
-CPU = InferenceOptions(device="cpu")
+CPU = InferenceOptions(device="cpu", engine="torch", precision="fp32")
 SPACING = (3.0, 2.0, 2.0)
 SHAPE = (48, 70, 90)
 RIGHT = (slice(2, 22), slice(25, 41), slice(8, 24))
@@ -249,7 +249,7 @@ def test_where_regions_overlap_the_mean_of_both_counts(
     model: ModelFolder, make_volume: Callable[..., Volume]
 ) -> None:
     segmenter = KidneyRoiSegmenter(model, ["0"], CPU, stages={"rough": "rough", "fine": "fine"})
-    segmenter.networks["fine"] = [Ramp()]
+    segmenter.networks.use("fine", [Ramp()])
     field = segmenter.segment(make_volume(_scan(RIGHT, LEFT)))
     assert isinstance(field, RegionField)
     first, second = field.regions

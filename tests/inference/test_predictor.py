@@ -15,8 +15,8 @@ from renalplan.errors import ModelError, PredictionError, UsageError
 from renalplan.geometry import Box
 from renalplan.images import read_grid
 from renalplan.inference.decisions import Decisions
+from renalplan.inference.options import InferenceOptions, choose_device
 from renalplan.inference.predictor import Predictor, find_scans
-from renalplan.inference.segmenter import InferenceOptions, choose_device
 from renalplan.inference.segmenters.staged import StagedSegmenter
 from renalplan.model_folder import ModelFolder
 from renalplan.plan import StagePlan
@@ -25,7 +25,7 @@ from renalplan.workspace import Workspace
 
 Write = Callable[..., np.ndarray]
 Make = Callable[..., ModelFolder]
-CPU = InferenceOptions(device="cpu")
+CPU = InferenceOptions(device="cpu", engine="torch", precision="fp32")
 
 
 def _labels(path: Path) -> np.ndarray:

@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from renalplan.inference.sliding_window import (
-    WindowPredictor,
+from renalplan.inference.engines.torch_engine import TorchEngine
+from renalplan.inference.placing import (
     gaussian_weights,
     mirror_subsets,
+    window_rows,
     window_starts,
-    windows,
 )
+from renalplan.inference.sliding_window import Mirroring, WindowPredictor
 
 
 class Identity(nn.Module):
@@ -41,7 +42,7 @@ def test_a_network_that_says_its_input_is_given_back_its_input(
     size: tuple[int, int, int], patch: tuple[int, int, int], step: float, batch: int
 ) -> None:
     image = torch.rand(2, *size, generator=torch.Generator().manual_seed(0))
-    result = WindowPredictor(Identity(), patch, 2, step=step, batch=batch)(image)
+    result = WindowPredictor([TorchEngine(Identity())], patch, 2, step=step, batch=batch)(image)
     assert result.shape == image.shape
     assert torch.allclose(result, image, atol=1e-5)
 
@@ -69,7 +70,7 @@ def test_a_step_that_leaves_gaps_is_refused(step: float) -> None:
 def test_windows_of_a_2_d_network_are_single_slices() -> None:
     network = Identity()
     image = torch.rand(1, 3, 10, 9)
-    result = WindowPredictor(network, (1, 8, 8), 1, step=0.5)(image)
+    result = WindowPredictor([TorchEngine(network)], (1, 8, 8), 1, step=0.5)(image)
     assert torch.allclose(result, image, atol=1e-6)
     assert set(network.seen) == {(1, 1, 1, 8, 8)}
     assert len(network.seen) == 3 * 2 * 2  # slices, two windows along 10 and along 9
@@ -84,7 +85,7 @@ def test_a_volume_smaller_than_the_patch_is_seen_once_with_zeros_around_it() -> 
             return x
 
     image = torch.ones(1, 2, 3, 4)
-    result = WindowPredictor(Keep(), (4, 4, 4), 1)(image)
+    result = WindowPredictor([TorchEngine(Keep())], (4, 4, 4), 1)(image)
     assert torch.equal(result, image)
     (window,) = seen
     assert window.shape == (1, 1, 4, 4, 4)
@@ -94,10 +95,10 @@ def test_a_volume_smaller_than_the_patch_is_seen_once_with_zeros_around_it() -> 
 
 def test_progress_counts_every_window() -> None:
     calls: list[tuple[int, int]] = []
-    predict = WindowPredictor(Identity(), (4, 4, 4), 1, batch=3)
+    predict = WindowPredictor([TorchEngine(Identity())], (4, 4, 4), 1, batch=3)
     predict(torch.zeros(1, 8, 4, 8), lambda done, total: calls.append((done, total)))
     assert calls == [(3, 9), (6, 9), (9, 9)]  # 3 x 1 x 3 windows
-    assert len(windows((8, 4, 8), (4, 4, 4), 0.5)) == 9
+    assert [len(row) for _, row in window_rows((8, 4, 8), (4, 4, 4), 0.5)] == [3, 3, 3]
 
 
 @pytest.mark.parametrize("patch", [(8, 8, 8), (1, 16, 12), (5, 7, 3)])
@@ -130,8 +131,10 @@ class Smooth(nn.Module):
 def test_mirroring_an_equivariant_network_changes_nothing() -> None:
     network = Smooth().conv
     image = torch.rand(1, 11, 9, 10)
-    plain = WindowPredictor(network, (8, 8, 8), 2)(image)
-    mirrored = WindowPredictor(network, (8, 8, 8), 2, mirror_axes=(0, 1, 2))(image)
+    plain = WindowPredictor([TorchEngine(network)], (8, 8, 8), 2)(image)
+    mirrored = WindowPredictor(
+        [TorchEngine(network)], (8, 8, 8), 2, mirroring=Mirroring(axes=(0, 1, 2))
+    )(image)
     assert torch.allclose(plain, mirrored, atol=1e-3)
 
 
@@ -159,9 +162,13 @@ def test_a_network_that_knows_sides_by_position_keeps_them_when_heads_are_swappe
     axis: int,
 ) -> None:
     image = torch.zeros(1, 6, 6, 6)
-    values = {"mirror_axes": (0, 1, 2), "left_right_axis": axis}
-    plain = WindowPredictor(Sides(axis), (6, 6, 6), 3)(image)
-    swapped = WindowPredictor(Sides(axis), (6, 6, 6), 3, swap=(0, 2, 1), **values)(image)
+    values = {"axes": (0, 1, 2), "left_right_axis": axis}
+    plain = WindowPredictor([TorchEngine(Sides(axis))], (6, 6, 6), 3)(image)
+    swapped = WindowPredictor(
+        [TorchEngine(Sides(axis))], (6, 6, 6), 3, mirroring=Mirroring(swap=(0, 2, 1), **values)
+    )(image)
     assert torch.allclose(swapped, plain)
     # without the swap both sides are averaged into nothing
-    assert not WindowPredictor(Sides(axis), (6, 6, 6), 3, **values)(image).any()
+    assert not WindowPredictor(
+        [TorchEngine(Sides(axis))], (6, 6, 6), 3, mirroring=Mirroring(**values)
+    )(image).any()

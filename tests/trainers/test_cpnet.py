@@ -20,7 +20,7 @@ from renalplan.dataset import DatasetDescription
 from renalplan.errors import TrainingError, UsageError
 from renalplan.geometry import Grid, whole_box
 from renalplan.images import Volume
-from renalplan.inference.segmenter import InferenceOptions
+from renalplan.inference.options import InferenceOptions
 from renalplan.inference.segmenters.staged import StagedSegmenter
 from renalplan.model_folder import FINISHED, WEIGHTS, ModelFolder
 from renalplan.networks.fdfe import FDFE
@@ -781,7 +781,12 @@ def test_a_scan_of_the_arterial_phase_alone_is_segmented(trained: CPNet) -> None
     model = ModelFolder.open(trained.task.model.path)
     arguments = model.record.segmenter.arguments
     assert arguments == {"stages": {"whole": "whole"}}
-    segmenter = StagedSegmenter(model, ["0"], InferenceOptions(device="cpu", step=1), **arguments)
+    segmenter = StagedSegmenter(
+        model,
+        ["0"],
+        InferenceOptions(device="cpu", engine="torch", precision="fp32", step=1),
+        **arguments,
+    )
     straight = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
     grid = Grid(size=(16, 16, 16), spacing=(2, 2, 2), origin=(0, 0, 0), direction=straight)
     array = np.random.default_rng(0).normal(100, 80, (1, 16, 16, 16)).astype(np.float32)

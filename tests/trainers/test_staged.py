@@ -13,8 +13,7 @@ import torch
 from renalplan.errors import UsageError
 from renalplan.geometry import Grid
 from renalplan.images import Volume
-from renalplan.inference.folds import mirror_axes
-from renalplan.inference.segmenter import InferenceOptions
+from renalplan.inference.options import InferenceOptions
 from renalplan.inference.segmenters.staged import StagedSegmenter
 from renalplan.model_folder import ModelFolder
 from renalplan.plan import NetworkSpec, StagePlan
@@ -141,9 +140,12 @@ def test_prediction_uses_the_patch_it_was_trained_with(make_task: Make) -> None:
     model = open_or_create(task.model.path, trainer, "UNet")
     trainer.run()
     arguments = ModelFolder.open(model.path).record.segmenter.arguments  # through JSON
-    segmenter = StagedSegmenter(model, ["0"], InferenceOptions(device="cpu"), **arguments)
+    segmenter = StagedSegmenter(
+        model, ["0"], InferenceOptions(device="cpu", engine="torch", precision="fp32"), **arguments
+    )
     windows = set()
-    (network,) = segmenter.networks["whole"]
+    network = model.load_network("whole", "0")
+    segmenter.networks.use("whole", [network])
     network.register_forward_pre_hook(lambda _, given: windows.add(tuple(given[0].shape[1:])))
     straight = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
     grid = Grid(size=(24, 24, 20), spacing=(2, 2, 2), origin=(0, 0, 0), direction=straight)
@@ -151,13 +153,6 @@ def test_prediction_uses_the_patch_it_was_trained_with(make_task: Make) -> None:
     volume = Volume(array=array, spacing=(2.0, 2.0, 2.0), grid=grid)
     segmenter.segment(volume)
     assert windows == {(1, 8, 16, 12)}
-
-
-def test_a_trained_patch_of_one_slice_is_not_mirrored_across_it() -> None:
-    """Which axes are mirrored follows the window that is used, not the plan's."""
-    assert mirror_axes((1, 8, 8), InferenceOptions(tta=True)) == (1, 2)
-    assert mirror_axes((2, 8, 8), InferenceOptions(tta=True)) == (0, 1, 2)
-    assert mirror_axes((8, 8, 8), InferenceOptions()) == ()
 
 
 def test_every_network_phase_is_in_the_record(make_task: Make) -> None:

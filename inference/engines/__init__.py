@@ -1,0 +1,1 @@
+"""What runs a network: PyTorch anywhere, OpenVINO on CPUs."""

@@ -1,0 +1,147 @@
+"""OpenVINO: the same network on a CPU, two to four times faster than PyTorch.
+
+A module is converted once; the conversion is kept beside its weights (plain data: a graph in XML
+and its numbers) and used again as long as weights, patch size and versions are the same.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import warnings
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from renalplan.errors import RenalplanError
+from renalplan.files import atomic_folder, content_hash, value_hash
+from renalplan.geometry import Shape
+from renalplan.inference.engines.engine import Engine
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+FOLDER, MODEL = "openvino", "network.xml"
+LARGEST_ERROR = 0.01  # of the logits' spread; fp32 conversions come to about 1e-4
+HINTS = {"fp32": "f32", "bf16": "bf16"}
+log = logging.getLogger(__name__)
+
+
+class ConversionError(RenalplanError):
+    """OpenVINO does not take this network, or says something else than PyTorch."""
+
+
+def is_installed() -> bool:
+    """Whether the extra `renalplan[openvino]` is there."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+class OpenVinoEngine(Engine):
+    """Runs a converted network, compiled for each batch size it meets.
+
+    Args:
+        network: In evaluation mode, on the CPU.
+        channels: Its input channels.
+        patch: Its input's size.
+        precision: fp32 or bf16.
+        weights: The network's weights file: the conversion is kept beside it. None keeps nothing.
+
+    Raises:
+        ConversionError: see there.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        channels: int,
+        patch: Shape,
+        *,
+        precision: str = "fp32",
+        weights: Path | None = None,
+    ) -> None:
+        self.device = torch.device("cpu")
+        self._model = _converted(network, channels, patch, weights)
+        self._hint = HINTS[precision]
+        self._compiled: dict[tuple[int, ...], Any] = {}
+
+    def __call__(self, patches: Tensor) -> Tensor:
+        """See `Engine`."""
+        request = self._request(tuple(patches.shape))
+        outputs = request.infer([patches.numpy()], share_inputs=True)
+        # the request's own memory is written anew by the next call
+        return torch.from_numpy(np.array(outputs[0]))
+
+    def _request(self, shape: tuple[int, ...]) -> Any:
+        if shape not in self._compiled:
+            settings = {
+                "INFERENCE_PRECISION_HINT": self._hint,
+                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                "PERFORMANCE_HINT": "LATENCY",
+                "NUM_STREAMS": 1,
+            }
+            model = self._model.clone()
+            model.reshape(list(shape))
+            self._compiled.clear()  # a folder's last, smaller batch: one plan's memory at a time
+            self._compiled[shape] = (
+                _core().compile_model(model, "CPU", settings).create_infer_request()
+            )
+        return self._compiled[shape]
+
+
+@lru_cache(maxsize=1)
+def _core() -> ov.Core:
+    import openvino as ov
+
+    return ov.Core()
+
+
+def _converted(network: nn.Module, channels: int, patch: Shape, weights: Path | None) -> ov.Model:
+    """From the folder beside the weights, or made now and put there."""
+    if weights is None:
+        return _convert(network, channels, patch)
+    import openvino as ov
+
+    key = value_hash(
+        [ov.__version__, torch.__version__, content_hash(weights), str(network), channels, patch]
+    )
+    folder = weights.parent / FOLDER / key[:16]
+    if (folder / MODEL).is_file():
+        try:
+            return _core().read_model(folder / MODEL)
+        except RuntimeError as problem:
+            log.warning("%s cannot be read and is made again: %s", folder, problem)
+    model = _convert(network, channels, patch)
+    try:
+        with atomic_folder(folder) as temporary:
+            ov.save_model(model, temporary / MODEL, compress_to_fp16=False)
+    except (OSError, RuntimeError, RenalplanError) as problem:  # a folder of somebody else's
+        log.info("the converted network is not kept for next time: %s", problem)
+    return model
+
+
+def _convert(network: nn.Module, channels: int, patch: Shape) -> ov.Model:
+    """The module as OpenVINO's graph, compared with the module on one patch."""
+    import openvino as ov
+
+    module: Any = network
+    module = module.to(memory_format=torch.contiguous_format)
+    example = torch.randn(1, channels, *patch, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the tracer, about shapes that never change
+            expected = module(example)
+            model = ov.convert_model(module, example_input=example, input=[-1, channels, *patch])
+            found = _core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(
+                [example.numpy()]
+            )[0]
+    except Exception as problem:  # whatever its frontend cannot translate
+        raise ConversionError(f"{type(problem).__name__}: {str(problem)[:200]}") from problem
+    error = float((torch.from_numpy(found) - expected).abs().max())
+    spread = float(expected.max() - expected.min())
+    if not error <= LARGEST_ERROR * max(spread, 1e-3):
+        raise ConversionError(f"its logits differ by {error:.2g} of a spread of {spread:.2g}")
+    return model
