@@ -82,6 +82,7 @@ setup(
             "hypothesis>=6.100",
             "build>=1.2",
             "psutil>=5.9",
+            "pydicom>=3.0",
         ],
         "lint": ["ruff>=0.15", "mypy>=1.15", "pandas-stubs"],
     },

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,6 @@ import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
-from renalplan.dataset import find_images, require_channels
 from renalplan.errors import ModelError, PredictionError, RenalplanError, UsageError
 from renalplan.files import (
     Record,
@@ -26,29 +25,16 @@ from renalplan.files import (
     writing,
 )
 from renalplan.geometry import Grid, Spacing
-from renalplan.images import ENDINGS, Volume, image_ending, read_channels, write_volume
+from renalplan.images import Volume, write_volume
 from renalplan.imports import load_class
 from renalplan.inference.decisions import CaseDecisions, Decisions
 from renalplan.inference.fields import MeanField, ProbabilityField
+from renalplan.inference.scans import ScanFiles
 from renalplan.inference.segmenter import InferenceOptions, Segmenter
 from renalplan.model_folder import WEIGHTS, ModelFolder
 
 REPORT = "predict_report.json"
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScanFiles:
-    """One case to predict."""
-
-    id: str
-    images: tuple[Path, ...]
-    ending: str
-
-    def fingerprint(self) -> str:
-        """Changes when the case's files do: a result is only kept for the files it came from."""
-        stats = [(path.resolve(), path.stat()) for path in self.images if path.exists()]
-        return value_hash([(str(p), s.st_size, s.st_mtime_ns) for p, s in stats])
 
 
 @dataclass
@@ -186,7 +172,7 @@ class Predictor:
 
         What the models' rules decided is there before the segmentation: `<case>.json`.
         """
-        volume = read_channels(scan.images)
+        volume = scan.read()
         field, decisions = self.decided(volume)
         for found in decisions.values():
             for remark in found.remarks:
@@ -299,41 +285,6 @@ class Predictor:
             failed=report.failed,
         )
         write_json(out / REPORT, value)
-
-
-def find_scans(path: Path, channels: tuple[str, ...]) -> Iterator[ScanFiles]:
-    """Cases of a folder (or one file): `case_0000.nii.gz`, or plain names if there is one channel.
-
-    Raises:
-        UsageError: nothing to predict.
-        DatasetError: a case lacks a channel.
-    """
-    if path.is_file():
-        if (ending := image_ending(path)) is None:
-            raise UsageError(f"{path} is not an image; we read {', '.join(ENDINGS)}.")
-        if len(channels) > 1:
-            raise UsageError(f"the model needs {len(channels)} channels; give -i a folder.")
-        yield ScanFiles(id=path.name.removesuffix(ending), images=(path,), ending=ending)
-        return
-    if not path.is_dir():
-        raise UsageError(f"input {path} does not exist.")
-    found = find_images(path)
-    for case, files in found.items():
-        images = require_channels(case, files, channels, path)
-        yield ScanFiles(id=case, images=images, ending=image_ending(images[0]) or ".nii.gz")
-    if found:
-        return
-    plain = [p for p in sorted(path.iterdir()) if p.is_file() and image_ending(p)]
-    if not plain:
-        raise UsageError(f"{path} holds no images; we read {', '.join(ENDINGS)}.")
-    if len(channels) > 1:
-        raise UsageError(
-            f"{path}: the model needs {len(channels)} channels, so files must be named "
-            "case_0000, case_0001 and so on."
-        )
-    for file in plain:
-        ending = image_ending(file) or ".nii.gz"
-        yield ScanFiles(id=file.name.removesuffix(ending), images=(file,), ending=ending)
 
 
 def write_probabilities(path: Path, field: ProbabilityField, volume: Volume) -> None:

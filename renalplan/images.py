@@ -1,4 +1,4 @@
-"""Reading and writing scans: the only file that knows SimpleITK and medical formats."""
+"""Reading and writing scans: with the two dicom modules the only files that know SimpleITK and formats."""
 
 from __future__ import annotations
 

@@ -70,7 +70,8 @@ def predict(
     """Segment every scan of a folder with the average of a model's folds (and of several models).
 
     Args:
-        images: Folder of scans (`case_0000.nii.gz`, or plain names for one channel), or one file.
+        images: Folder of scans (`case_0000.nii.gz`, or plain names for one channel), folder of
+            DICOM series, or one file.
         out: Folder for the segmentations.
         models: Model folders; else `task` and `trainers`, else the only model of the workspace.
         task: Dataset whose models to use.
@@ -98,7 +99,8 @@ def predict(
     for model in chosen:
         model.choose_folds(folds)
 
-    from renalplan.inference.predictor import Predictor, find_scans
+    from renalplan.inference.predictor import Predictor
+    from renalplan.inference.scans import find_scans
     from renalplan.inference.segmenter import InferenceOptions
 
     scans = list(find_scans(images, chosen[0].description.channels))

@@ -187,7 +187,8 @@ def train_and_validate(
         return {}
     from renalplan.evaluation.evaluate import evaluate_folders
     from renalplan.images import image_ending
-    from renalplan.inference.predictor import Predictor, ScanFiles
+    from renalplan.inference.predictor import Predictor
+    from renalplan.inference.scans import ScanFiles
     from renalplan.inference.segmenter import InferenceOptions
 
     out = task.fold_folder / "validation"

@@ -20,7 +20,11 @@ def predict(arguments: list[str] | None = None) -> int:
         "renalplan_predict -i scans -o segmentations",
     )
     parser.add_argument(
-        "-i", dest="images", type=Path, required=True, help="folder of scans, or one file"
+        "-i",
+        dest="images",
+        type=Path,
+        required=True,
+        help="folder of scans or of DICOM series, or one file",
     )
     parser.add_argument("-o", dest="out", type=Path, required=True, help="folder for segmentations")
     parser.add_argument("-m", dest="models", type=Path, nargs="+", help="model folders")

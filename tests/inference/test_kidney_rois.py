@@ -23,7 +23,8 @@ from renalplan.geometry import boxes_overlap
 from renalplan.images import Volume, read_volume
 from renalplan.inference.decisions import Decisions
 from renalplan.inference.fields import RegionField
-from renalplan.inference.predictor import Predictor, ScanFiles, find_scans
+from renalplan.inference.predictor import Predictor
+from renalplan.inference.scans import ScanFiles, find_scans
 from renalplan.inference.segmenter import InferenceOptions
 from renalplan.inference.segmenters.kidney_rois import KidneyRoiSegmenter
 from renalplan.model_folder import FINISHED, Finished, ModelFolder, SegmenterSpec, TrainerRecord
