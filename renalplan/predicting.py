@@ -12,7 +12,7 @@ from renalplan.progress import counter
 from renalplan.workspace import DATASET_NAME, Workspace
 
 if TYPE_CHECKING:
-    from renalplan.inference.predictor import PredictionReport
+    from renalplan.inference.report import PredictionReport
 
 
 def find_models(
