@@ -32,7 +32,8 @@ def explain(problem: BaseException) -> Failure:
         return Failure(str(problem))
     account = "".join(traceback.format_exception(problem))
     if isinstance(problem, MemoryError):
-        return Failure("memory ran out; free some and run the same command again.", account)
+        what = f" ({problem})" if str(problem) else ""
+        return Failure(f"memory ran out{what}; free some and run the same command again.", account)
     said = " ".join(str(problem).split())
     named = f"{type(problem).__name__}: {said}" if said else type(problem).__name__
     return Failure(f"{named.rstrip('.')}. The traceback is in the report.", account)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -13,8 +15,10 @@ from renalplan.errors import ModelError
 from renalplan.files import TEMPORARY
 from renalplan.images import Volume
 from renalplan.inference.failures import explain
+from renalplan.inference.readers import open_scans
 from renalplan.inference.report import REPORT, PredictionReport, ReportWriter
 from renalplan.inference.scans import ScanFiles
+from renalplan.inference.writer import BackgroundWriter, WriteHere
 
 Write = Callable[[], None]
 OnCase = Callable[[str, str], None]
@@ -37,18 +41,22 @@ class Ledger:
     Attributes:
         writer: Writes the report.
         report: The state.
-        on_case: Told (case, `done`, `kept` or the reason of failure).
+        on_case: Told (case, `done`, `kept` or the reason of failure), by the thread that writes.
+        started: Case -> when.
     """
 
     writer: ReportWriter
     report: PredictionReport
     on_case: OnCase | None = None
     started: dict[str, float] = field(default_factory=dict)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def kept(self, case: str) -> None:
         """It was there already."""
-        self.report.kept.append(case)
-        self._say(case, "kept")
+        with self._lock:
+            self.report.kept.append(case)
+            if self.on_case:
+                self.on_case(case, "kept")
 
     def start(self, case: str) -> None:
         """Its time runs from here."""
@@ -56,17 +64,19 @@ class Ledger:
 
     def done(self, case: str, inputs: str) -> None:
         """Its segmentation is written, from files of this fingerprint."""
-        self.report.done[case] = round(time.monotonic() - self.started[case], 2)
-        self.report.inputs[case] = inputs
-        self._say(case, "done")
+        with self._lock:
+            self.report.done[case] = round(time.monotonic() - self.started[case], 2)
+            self.report.inputs[case] = inputs
+            self._say(case, "done")
 
     def failed(self, case: str, problem: BaseException) -> None:
         """It failed for this reason."""
         failure = explain(problem)
-        self.report.failed[case] = failure.reason
-        if failure.traceback is not None:
-            self.report.tracebacks[case] = failure.traceback
-        self._say(case, failure.reason)
+        with self._lock:
+            self.report.failed[case] = failure.reason
+            if failure.traceback is not None:
+                self.report.tracebacks[case] = failure.traceback
+            self._say(case, failure.reason)
 
     def _say(self, case: str, state: str) -> None:
         self.writer.write(self.report)
@@ -81,31 +91,56 @@ def run_job(
     ledger: Ledger,
     *,
     save_probabilities: bool = False,
+    workers: int = 0,
 ) -> None:
     """Predict the cases that the ledger's report does not know as done from the same files.
 
+    Args:
+        predictor: Computes.
+        scans: All cases.
+        out: Folder for the results.
+        ledger: With a report that knows what is there already.
+        save_probabilities: Also write probabilities.
+        workers: Processes that read the next cases meanwhile; the last result is then written
+            meanwhile too. 0 does one thing after the other.
+
     Raises:
         ModelError: the model is damaged; no other case would fare better.
-        OSError: a result cannot be written; nor would this.
+        OSError: a result cannot be written; nor could others.
+        WorkerError: writing makes no progress.
     """
     remove_leftovers_of(scans, out, also=REPORT)
-    for scan in choose_cases(scans, out, ledger, save_probabilities=save_probabilities):
-        ledger.start(scan.id)
-        try:
-            inputs = scan.fingerprint()  # before it is read: a file changed later is another input
-            volume = scan.read()
-        except Exception as problem:
-            ledger.failed(scan.id, problem)
-            continue
-        try:
-            write = predictor.segment_case(scan, volume, out, save_probabilities=save_probabilities)
-        except (ModelError, OSError):
-            raise
-        except Exception as problem:
-            ledger.failed(scan.id, problem)
-            continue
-        write()
-        ledger.done(scan.id, inputs)
+    chosen = choose_cases(scans, out, ledger, save_probabilities=save_probabilities)
+    ledger.writer.write(ledger.report)  # from now on the folder is this job's
+    writer = BackgroundWriter(out) if workers else WriteHere()
+    try:
+        with open_scans(chosen, workers) as volumes:
+            for index, scan in enumerate(chosen):
+                ledger.start(scan.id)
+                try:
+                    read = volumes.take(index)
+                except Exception as problem:
+                    ledger.failed(scan.id, problem)
+                    continue
+                try:
+                    write = predictor.segment_case(
+                        scan, read.volume, out, save_probabilities=save_probabilities
+                    )
+                except (ModelError, OSError):
+                    raise
+                except Exception as problem:
+                    ledger.failed(scan.id, problem)
+                    continue
+                writer.put(partial(_finish, ledger, scan.id, read.inputs, write))
+                del read, write  # the scan goes before the next one is looked at
+    finally:
+        writer.close()
+
+
+def _finish(ledger: Ledger, case: str, inputs: str, write: Write) -> None:
+    """Write a case's result and note it."""
+    write()
+    ledger.done(case, inputs)
 
 
 def choose_cases(

@@ -24,6 +24,7 @@ from renalplan.inference.report import PredictionReport, ReportWriter
 from renalplan.inference.scans import ScanFiles
 from renalplan.inference.segmenter import InferenceOptions, Segmenter
 from renalplan.model_folder import WEIGHTS, ModelFolder
+from renalplan.parallel import usable_cores
 
 log = logging.getLogger(__name__)
 
@@ -187,6 +188,7 @@ class Predictor:
         save_probabilities: bool = False,
         overwrite: bool = False,
         on_case: Callable[[str, str], None] | None = None,
+        workers: int | None = None,
     ) -> PredictionReport:
         """Predict cases one after the other; what a killed run finished is kept.
 
@@ -195,7 +197,11 @@ class Predictor:
             out: Folder for segmentations, decisions (`<case>.json`) and `predict_report.json`.
             save_probabilities: Also write float16 probabilities.
             overwrite: Predict again what is already there.
-            on_case: Called with (case, `done`, `kept` or the reason of failure).
+            on_case: Called with (case, `done`, `kept` or the reason of failure), maybe by another
+                thread.
+            workers: Processes that read the next cases while one is computed, so many volumes more
+                are in memory; 0 does everything here, one thing after the other. None takes 1 where
+                there is a core for it. The results are the same.
 
         Raises:
             UsageError: `out` holds predictions of another model and `overwrite` is not given.
@@ -209,7 +215,9 @@ class Predictor:
         )
         before = {} if overwrite else writer.earlier_inputs()
         ledger = Ledger(writer, PredictionReport(inputs=before), on_case)
-        run_job(self, scans, out, ledger, save_probabilities=save_probabilities)
+        if workers is None:
+            workers = int(usable_cores() > 1)
+        run_job(self, scans, out, ledger, save_probabilities=save_probabilities, workers=workers)
         return ledger.report
 
     def job(self) -> str:

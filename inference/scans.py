@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from renalplan.dataset import CHANNEL_SUFFIX, find_images, require_channels
 from renalplan.dicom import Series, find_series, is_dicom, read_series
@@ -51,6 +52,20 @@ class ScanFiles:
         if self.problem is not None:
             raise DatasetError(self.problem)
         return read_series(self.images) if self.dicom else read_channels(self.images)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for another process that sees the same files."""
+        return {**vars(self), "images": [str(path) for path in self.images]}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ScanFiles:
+        """From `as_json`."""
+        return cls(**{**values, "images": tuple(Path(path) for path in values["images"])})
+
+
+def read_scan(scan: ScanFiles) -> Volume:
+    """`scan.read()`, as a function that another process can be told by name."""
+    return scan.read()
 
 
 def find_scans(path: Path, channels: tuple[str, ...]) -> Iterator[ScanFiles]:

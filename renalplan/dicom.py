@@ -137,7 +137,9 @@ def read_series(files: Sequence[Path]) -> Volume:
         reader = open_reader(path)
         try:
             image = reader.Execute()
-        except RuntimeError:
+        except RuntimeError as failure:
+            if "allocate" in str(failure):
+                raise MemoryError(f"{path} does not fit") from None
             raise DatasetError(
                 f"{path} cannot be read as a DICOM image; it is damaged or compressed in a way we "
                 "do not know. Copy the series again, or convert it to NIfTI."

@@ -64,6 +64,7 @@ def predict(
     tta: bool = False,
     save_probabilities: bool = False,
     overwrite: bool = False,
+    workers: int | None = None,
     workspace: Workspace | None = None,
     progress: bool = True,
 ) -> PredictionReport:
@@ -82,6 +83,8 @@ def predict(
         tta: Average over mirrored copies.
         save_probabilities: Also write probabilities (float16).
         overwrite: Predict again what is already there.
+        workers: Processes that read the next cases while one is computed; 0 does everything in
+            this process, one thing after the other; None takes 1 where there is a core for it.
         workspace: Where models are looked up.
         progress: Show a progress bar.
 
@@ -95,6 +98,8 @@ def predict(
         raise UsageError(f"input {images} does not exist.")
     if out.exists() and not out.is_dir():
         raise UsageError(f"output {out} is not a folder; choose another name.")
+    if workers is not None and workers < 0:
+        raise UsageError(f"--workers {workers} is not possible; 0 computes in this process alone.")
     chosen = find_models(workspace or Workspace.find(), models=models, task=task, trainers=trainers)
     for model in chosen:
         model.choose_folds(folds)
@@ -117,6 +122,7 @@ def predict(
             save_probabilities=save_probabilities,
             overwrite=overwrite,
             on_case=lambda *_: advance(),
+            workers=workers,
         )
 
 

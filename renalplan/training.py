@@ -199,7 +199,7 @@ def train_and_validate(
         for c in judged
         for images in [_channels_of(cases[c], task.channels)]
     ]
-    report = predictor.predict_folder(scans, out)
+    report = predictor.predict_folder(scans, out, workers=min(1, task.hardware.workers))
     if report.failed:
         case, reason = next(iter(report.failed.items()))
         raise TrainingError(f"validation of {case} failed: {reason}")

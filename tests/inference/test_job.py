@@ -12,6 +12,7 @@ import pytest
 
 from renalplan.errors import ModelError
 from renalplan.images import Volume
+from renalplan.inference import readers
 from renalplan.inference.predictor import Predictor
 from renalplan.inference.report import PredictionReport
 from renalplan.inference.scans import ScanFiles
@@ -44,6 +45,7 @@ def _raise_for(case: str, problem: BaseException) -> Callable[..., Any]:
         (ValueError("what nobody\nforesaw"), "ValueError: what nobody foresaw. The traceback is"),
         (AssertionError(), "AssertionError. The traceback is in the report."),
         (MemoryError(), "memory ran out; free some"),
+        (MemoryError("of 5 GiB"), "memory ran out (of 5 GiB); free some"),
     ],
 )
 def test_what_nobody_foresaw_fails_one_case_with_its_traceback(
@@ -116,3 +118,57 @@ def test_a_report_from_before_there_were_tracebacks_is_understood(
     del old["tracebacks"]
     path.write_text(json.dumps(old))
     assert _predict(model, tmp_path).kept == ["a"]
+
+
+@pytest.mark.parametrize("save_probabilities", [False, True])
+def test_the_number_of_workers_changes_no_byte(
+    make_model: Make, write_scan: Write, tmp_path: Path, save_probabilities: bool
+) -> None:
+    for number, name in enumerate("abcd"):
+        write_scan(tmp_path / "in" / f"{name}_0000.nii.gz", sign=1 + number, turned=number > 1)
+    (tmp_path / "in" / "c_0000.nii.gz").write_bytes(b"no image")
+    model = make_model()
+    found = {}
+    for workers in (0, 1, 2):
+        report = _predict(
+            model, tmp_path, workers=workers, save_probabilities=save_probabilities, overwrite=True
+        )
+        assert (list(report.done), list(report.failed)) == (["a", "b", "d"], ["c"])
+        files = (tmp_path / "out").glob("*.nii.gz" if not save_probabilities else "*.*")
+        found[workers] = {p.name: p.read_bytes() for p in files if p.name != "predict_report.json"}
+        found[workers]["why"] = report.failed["c"].encode()
+    assert len(found[0]) == 7 if save_probabilities else 4
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_result_that_cannot_be_written_ends_a_run_with_workers_too(
+    make_model: Make, write_scan: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *_: Any) -> None:
+        raise OSError(28, "no space left", str(path))
+
+    for name in "ab":
+        write_scan(tmp_path / "in" / f"{name}_0000.nii.gz")
+    monkeypatch.setattr("renalplan.inference.predictor.write_volume", full)
+    with pytest.raises(OSError, match="no space left"):
+        _predict(make_model(), tmp_path, workers=1)
+    written = json.loads((tmp_path / "out" / "predict_report.json").read_text())
+    assert written["done_seconds"] == {}
+
+
+def test_a_reader_that_dies_costs_one_case_at_most(
+    make_model: Make, write_scan: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "killed", "killed_once", "z"):
+        write_scan(tmp_path / "in" / f"{name}_0000.nii.gz")
+    real = readers.ReadAhead
+
+    def stubbed(scans: Any, ahead: int) -> Any:
+        return real(scans, ahead, function="stub_readers:read")
+
+    monkeypatch.setattr(readers, "ReadAhead", stubbed)
+    report = _predict(make_model(), tmp_path, workers=1)
+    assert list(report.done) == ["a", "killed_once", "z"]
+    assert list(report.failed) == ["killed"]
+    assert "was killed by SIGKILL" in report.failed["killed"]
+    assert "a second one was killed by SIGKILL" in report.failed["killed"]
