@@ -41,7 +41,8 @@ class Ledger:
     Attributes:
         writer: Writes the report.
         report: The state.
-        on_case: Told (case, `done`, `kept` or the reason of failure), by the thread that writes.
+        on_case: Told (case, `started`, `done`, `kept` or the reason of failure), maybe by the
+            thread that writes.
         started: Case -> when.
     """
 
@@ -61,6 +62,8 @@ class Ledger:
     def start(self, case: str) -> None:
         """Its time runs from here."""
         self.started[case] = time.monotonic()
+        if self.on_case:
+            self.on_case(case, "started")
 
     def done(self, case: str, inputs: str) -> None:
         """Its segmentation is written, from files of this fingerprint."""

@@ -197,8 +197,8 @@ class Predictor:
             out: Folder for segmentations, decisions (`<case>.json`) and `predict_report.json`.
             save_probabilities: Also write float16 probabilities.
             overwrite: Predict again what is already there.
-            on_case: Called with (case, `done`, `kept` or the reason of failure), maybe by another
-                thread.
+            on_case: Called with (case, `started`, `done`, `kept` or the reason of failure), maybe by
+                another thread.
             workers: Processes that read the next cases while one is computed, so many volumes more
                 are in memory; 0 does everything here, one thing after the other. None takes 1 where
                 there is a core for it. The results are the same.

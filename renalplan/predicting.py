@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from renalplan.case_progress import CaseProgress
 from renalplan.errors import UsageError
 from renalplan.model_folder import ModelFolder
-from renalplan.progress import counter
 from renalplan.workspace import DATASET_NAME, Workspace
 
 if TYPE_CHECKING:
@@ -109,19 +109,19 @@ def predict(
     from renalplan.inference.segmenter import InferenceOptions
 
     scans = list(find_scans(images, chosen[0].description.channels))
-    options = InferenceOptions(device=device, step=step, tta=tta)
+    shown = CaseProgress(len(scans), show=progress)
+    options = InferenceOptions(device=device, step=step, tta=tta, progress=shown.on_window)
     options.torch_device()
     members = [Predictor.from_model(model, folds, options).members[0] for model in chosen]
     for member in members:
         member.load()
-    predictor = Predictor(members)
-    with counter(len(scans), "predict", progress) as advance:
-        return predictor.predict_folder(
+    with shown:
+        return Predictor(members).predict_folder(
             scans,
             out,
             save_probabilities=save_probabilities,
             overwrite=overwrite,
-            on_case=lambda *_: advance(),
+            on_case=shown.on_case,
             workers=workers,
         )
 

@@ -15,7 +15,8 @@ from renalplan.images import Volume
 from renalplan.inference import readers
 from renalplan.inference.predictor import Predictor
 from renalplan.inference.report import PredictionReport
-from renalplan.inference.scans import ScanFiles
+from renalplan.inference.scans import ScanFiles, find_scans
+from renalplan.inference.segmenter import InferenceOptions
 from renalplan.model_folder import ModelFolder
 from renalplan.predicting import predict
 
@@ -172,3 +173,29 @@ def test_a_reader_that_dies_costs_one_case_at_most(
     assert list(report.failed) == ["killed"]
     assert "was killed by SIGKILL" in report.failed["killed"]
     assert "a second one was killed by SIGKILL" in report.failed["killed"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_cases_and_windows_are_reported_as_they_come(
+    make_model: Make, write_scan: Write, tmp_path: Path, workers: int
+) -> None:
+    for name in "abc":
+        write_scan(tmp_path / "in" / f"{name}_0000.nii.gz")
+    (tmp_path / "in" / "b_0000.nii.gz").write_bytes(b"no image")
+    model, said = make_model(), []
+    told: Callable[..., None] = lambda *what: said.append(what)  # noqa: E731
+    options = InferenceOptions(device="cpu", progress=told)
+    predictor = Predictor.from_model(model, None, options)
+    scans = list(find_scans(tmp_path / "in", ("MR",)))
+    predictor.predict_folder(scans, tmp_path / "out", on_case=told, workers=workers)
+    cases = [what for what in said if len(what) == 2]
+    assert sorted(case for case, state in cases if state == "started") == ["a", "b", "c"]
+    assert [case for case, state in cases if state == "done"] == ["a", "c"]
+    assert len(cases) == 6
+    windows = [what for what in said if len(what) == 3]
+    sweeps = [what for what in windows if what[1] == what[2]]
+    assert len(sweeps) == 2
+    assert all(done <= total for _, done, total in windows)
+    said.clear()
+    predictor.predict_folder(scans, tmp_path / "out", on_case=told, workers=workers)
+    assert said[:2] == [("a", "kept"), ("c", "kept")]
