@@ -84,6 +84,7 @@ setup(
             "build>=1.2",
             "psutil>=5.9",
             "openvino>=2024.4",
+            "pydicom>=3.0",
         ],
         "lint": ["ruff>=0.15", "mypy>=1.15", "pandas-stubs"],
     },

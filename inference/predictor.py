@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -14,64 +12,22 @@ import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
-from renalplan.dataset import find_images, require_channels
-from renalplan.errors import ModelError, PredictionError, RenalplanError, UsageError
-from renalplan.files import (
-    Record,
-    atomic_file,
-    content_hash,
-    read_record,
-    value_hash,
-    write_json,
-    writing,
-)
+from renalplan.errors import ModelError, PredictionError, UsageError
+from renalplan.files import atomic_file, content_hash, read_record, value_hash, write_json, writing
 from renalplan.geometry import Grid, Spacing
-from renalplan.images import ENDINGS, Volume, image_ending, read_channels, write_volume
+from renalplan.images import Volume, write_volume
 from renalplan.imports import load_class
 from renalplan.inference.decisions import CaseDecisions, Decisions
 from renalplan.inference.fields import MeanField, ProbabilityField
+from renalplan.inference.job import Ledger, run_job
 from renalplan.inference.options import InferenceOptions
+from renalplan.inference.report import PredictionReport, ReportWriter
+from renalplan.inference.scans import ScanFiles
 from renalplan.inference.segmenter import Segmenter
 from renalplan.model_folder import WEIGHTS, ModelFolder
+from renalplan.parallel import usable_cores
 
-REPORT = "predict_report.json"
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScanFiles:
-    """One case to predict."""
-
-    id: str
-    images: tuple[Path, ...]
-    ending: str
-
-    def fingerprint(self) -> str:
-        """Changes when the case's files do: a result is only kept for the files it came from."""
-        stats = [(path.resolve(), path.stat()) for path in self.images if path.exists()]
-        return value_hash([(str(p), s.st_size, s.st_mtime_ns) for p, s in stats])
-
-
-@dataclass
-class PredictionReport:
-    """What became of every case: `done`, `kept` (was there already) or the reason it failed."""
-
-    inputs: dict[str, str] = field(default_factory=dict)  # case -> what its files were
-    done: dict[str, float] = field(default_factory=dict)  # case -> seconds
-    kept: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-
-
-class ReportFile(Record):
-    """predict_report.json: which job filled the folder, from which inputs, with what success."""
-
-    job: str
-    models: list[str]
-    folds: list[list[str]]
-    inputs: dict[str, str]
-    done_seconds: dict[str, float]
-    kept: list[str]
-    failed: dict[str, str]
 
 
 class Predictor:
@@ -186,11 +142,22 @@ class Predictor:
     def predict_files(
         self, scan: ScanFiles, out: Path, *, save_probabilities: bool = False
     ) -> None:
-        """Predict one case and write its segmentation on exactly the scan's grid, by rename.
+        """Predict one case and write its segmentation on exactly the scan's grid, by rename."""
+        self.segment_case(scan, scan.read(), out, save_probabilities=save_probabilities)()
 
-        What the models' rules decided is there before the segmentation: `<case>.json`.
+    def segment_case(
+        self, scan: ScanFiles, volume: Volume, out: Path, *, save_probabilities: bool = False
+    ) -> Callable[[], None]:
+        """Compute one case's label map, and its probabilities if they are to be saved.
+
+        Returns:
+            A function that writes the segmentation on exactly the scan's grid, by rename. What the
+            models' rules decided (`<case>.json`) is there before it. It may run in another thread.
+
+        Raises:
+            PredictionError: see `field`.
+            OSError: probabilities cannot be written.
         """
-        volume = read_channels(scan.images)
         field, decisions = self.decided(volume)
         for found in decisions.values():
             for remark in found.remarks:
@@ -198,8 +165,13 @@ class Predictor:
         if save_probabilities:
             write_probabilities(out / f"{scan.id}.probabilities.b2nd", field, volume)
         labels = field.labels(self.model.scheme)
-        self._write_decisions(out / f"{scan.id}.json", scan.id, decisions)
-        write_volume(out / f"{scan.id}{scan.ending}", labels, volume.grid)
+        grid = volume.grid  # alone: the scan itself need not stay until this is written
+
+        def write() -> None:
+            self._write_decisions(out / f"{scan.id}.json", scan.id, decisions)
+            write_volume(out / f"{scan.id}{scan.ending}", labels, grid)
+
+        return write
 
     @staticmethod
     def _write_decisions(path: Path, case: str, decisions: dict[str, Decisions]) -> None:
@@ -220,6 +192,7 @@ class Predictor:
         save_probabilities: bool = False,
         overwrite: bool = False,
         on_case: Callable[[str, str], None] | None = None,
+        workers: int | None = None,
     ) -> PredictionReport:
         """Predict cases one after the other; what a killed run finished is kept.
 
@@ -228,37 +201,28 @@ class Predictor:
             out: Folder for segmentations, decisions (`<case>.json`) and `predict_report.json`.
             save_probabilities: Also write float16 probabilities.
             overwrite: Predict again what is already there.
-            on_case: Called with (case, `done`, `kept` or the reason of failure).
+            on_case: Called with (case, `started`, `done`, `kept` or the reason of failure), maybe by
+                another thread.
+            workers: Processes that read the next cases while one is computed, so many volumes more
+                are in memory; 0 does everything here, one thing after the other. None takes 1 where
+                there is a core for it. The results are the same.
 
         Raises:
             UsageError: `out` holds predictions of another model and `overwrite` is not given.
         """
         out.mkdir(parents=True, exist_ok=True)
-        before = {} if overwrite else self._earlier_inputs(out)
-        report = PredictionReport(inputs=dict(before))
-        for scan in scans:
-            state = "done"
-            wanted = [out / f"{scan.id}{scan.ending}"]
-            if save_probabilities:
-                wanted.append(out / f"{scan.id}.probabilities.b2nd")
-            state_of_inputs = scan.fingerprint()
-            if before.get(scan.id) == state_of_inputs and all(p.exists() for p in wanted):
-                report.kept.append(scan.id)
-                state = "kept"
-            else:
-                start = time.monotonic()
-                try:
-                    self.predict_files(scan, out, save_probabilities=save_probabilities)
-                    report.done[scan.id] = round(time.monotonic() - start, 2)
-                    report.inputs[scan.id] = state_of_inputs
-                except ModelError:
-                    raise  # no other scan would fare better
-                except RenalplanError as problem:
-                    state = report.failed[scan.id] = str(problem)
-            self._write_report(out, report)
-            if on_case:
-                on_case(scan.id, state)
-        return report
+        writer = ReportWriter(
+            out=out,
+            job=self.job(),
+            models=[str(member.model.path) for member in self.members],
+            folds=[member.folds for member in self.members],
+        )
+        before = {} if overwrite else writer.earlier_inputs()
+        ledger = Ledger(writer, PredictionReport(inputs=before), on_case)
+        if workers is None:
+            workers = int(usable_cores() > 1)
+        run_job(self, scans, out, ledger, save_probabilities=save_probabilities, workers=workers)
+        return ledger.report
 
     def job(self) -> str:
         """Fingerprint of models, folds and options: same job, same results."""
@@ -278,66 +242,6 @@ class Predictor:
             rules = member.model.record.segmenter.model_dump(mode="json")
             parts.append([weights, member.folds, options.job(), rules])
         return value_hash([parts, self.weights])
-
-    def _earlier_inputs(self, out: Path) -> dict[str, str]:
-        """What an earlier run of the same job predicted here, and from which files."""
-        path = out / REPORT
-        if not path.is_file():
-            return {}
-        earlier = read_record(path, ReportFile, PredictionError)
-        if earlier.job != self.job():
-            raise UsageError(
-                f"{out} holds predictions of another model or other options; "
-                "choose another output folder, or add --overwrite."
-            )
-        return earlier.inputs
-
-    def _write_report(self, out: Path, report: PredictionReport) -> None:
-        value = ReportFile(
-            job=self.job(),
-            models=[str(member.model.path) for member in self.members],
-            folds=[member.folds for member in self.members],
-            inputs=report.inputs,
-            done_seconds=report.done,
-            kept=report.kept,
-            failed=report.failed,
-        )
-        write_json(out / REPORT, value)
-
-
-def find_scans(path: Path, channels: tuple[str, ...]) -> Iterator[ScanFiles]:
-    """Cases of a folder (or one file): `case_0000.nii.gz`, or plain names if there is one channel.
-
-    Raises:
-        UsageError: nothing to predict.
-        DatasetError: a case lacks a channel.
-    """
-    if path.is_file():
-        if (ending := image_ending(path)) is None:
-            raise UsageError(f"{path} is not an image; we read {', '.join(ENDINGS)}.")
-        if len(channels) > 1:
-            raise UsageError(f"the model needs {len(channels)} channels; give -i a folder.")
-        yield ScanFiles(id=path.name.removesuffix(ending), images=(path,), ending=ending)
-        return
-    if not path.is_dir():
-        raise UsageError(f"input {path} does not exist.")
-    found = find_images(path)
-    for case, files in found.items():
-        images = require_channels(case, files, channels, path)
-        yield ScanFiles(id=case, images=images, ending=image_ending(images[0]) or ".nii.gz")
-    if found:
-        return
-    plain = [p for p in sorted(path.iterdir()) if p.is_file() and image_ending(p)]
-    if not plain:
-        raise UsageError(f"{path} holds no images; we read {', '.join(ENDINGS)}.")
-    if len(channels) > 1:
-        raise UsageError(
-            f"{path}: the model needs {len(channels)} channels, so files must be named "
-            "case_0000, case_0001 and so on."
-        )
-    for file in plain:
-        ending = image_ending(file) or ".nii.gz"
-        yield ScanFiles(id=file.name.removesuffix(ending), images=(file,), ending=ending)
 
 
 def write_probabilities(path: Path, field: ProbabilityField, volume: Volume) -> None:

@@ -1,4 +1,4 @@
-"""Reading and writing scans: the only file that knows SimpleITK and medical formats."""
+"""Reading and writing scans: with the two dicom modules the only files that know SimpleITK and formats."""
 
 from __future__ import annotations
 
@@ -130,6 +130,7 @@ def read_volume(path: Path, *, labels: bool = False) -> Volume:
     Raises:
         DatasetError: unreadable or truncated file, wrong dimension, NaN or infinite values,
             fractional label values.
+        MemoryError: it does not fit; the file may be as good as any.
     """
     grid = read_grid(path)
     if nifti.is_truncated(path):  # ITK would fill the rest with zeros and say nothing
@@ -137,6 +138,8 @@ def read_volume(path: Path, *, labels: bool = False) -> Volume:
     try:
         image = sitk.ReadImage(str(path))
     except (RuntimeError, MemoryError) as problem:
+        if "allocate" in str(problem) or isinstance(problem, MemoryError) or not _fits(grid):
+            raise MemoryError(f"{path} with {grid.size} voxels does not fit") from None
         raise DatasetError(
             f"{path} cannot be read to its end ({_itk_reason(problem)}) "
             "The file is truncated or damaged; copy it again."
@@ -150,6 +153,15 @@ def read_volume(path: Path, *, labels: bool = False) -> Volume:
     orientation = Orientation.of(grid)
     canonical = np.ascontiguousarray(orientation.apply(array))
     return Volume(array=canonical[None], spacing=orientation.spacing(grid), grid=grid)
+
+
+def _fits(grid: Grid) -> bool:
+    """Whether the system still gives memory for a volume; ITK does not say what it failed for."""
+    try:
+        np.empty(grid.shape, np.float64)
+    except MemoryError:
+        return False
+    return True
 
 
 def read_channels(paths: tuple[Path, ...]) -> Volume:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from renalplan.case_progress import CaseProgress
 from renalplan.errors import UsageError
 from renalplan.model_folder import ModelFolder
-from renalplan.progress import counter
 from renalplan.workspace import DATASET_NAME, Workspace
 
 if TYPE_CHECKING:
-    from renalplan.inference.predictor import PredictionReport
+    from renalplan.inference.report import PredictionReport
 
 
 def find_models(
@@ -64,13 +64,15 @@ def predict(
     tta: bool = False,
     save_probabilities: bool = False,
     overwrite: bool = False,
+    workers: int | None = None,
     workspace: Workspace | None = None,
     progress: bool = True,
 ) -> PredictionReport:
     """Segment every scan of a folder with the average of a model's folds (and of several models).
 
     Args:
-        images: Folder of scans (`case_0000.nii.gz`, or plain names for one channel), or one file.
+        images: Folder of scans (`case_0000.nii.gz`, or plain names for one channel), folder of
+            DICOM series, or one file.
         out: Folder for the segmentations.
         models: Model folders; else `task` and `trainers`, else the only model of the workspace.
         task: Dataset whose models to use.
@@ -81,6 +83,8 @@ def predict(
         tta: Average over mirrored copies.
         save_probabilities: Also write probabilities (float16).
         overwrite: Predict again what is already there.
+        workers: Processes that read the next cases while one is computed; 0 does everything in
+            this process, one thing after the other; None takes 1 where there is a core for it.
         workspace: Where models are looked up.
         progress: Show a progress bar.
 
@@ -94,27 +98,31 @@ def predict(
         raise UsageError(f"input {images} does not exist.")
     if out.exists() and not out.is_dir():
         raise UsageError(f"output {out} is not a folder; choose another name.")
+    if workers is not None and workers < 0:
+        raise UsageError(f"--workers {workers} is not possible; 0 computes in this process alone.")
     chosen = find_models(workspace or Workspace.find(), models=models, task=task, trainers=trainers)
     for model in chosen:
         model.choose_folds(folds)
 
     from renalplan.inference.options import InferenceOptions
-    from renalplan.inference.predictor import Predictor, find_scans
+    from renalplan.inference.predictor import Predictor
+    from renalplan.inference.scans import find_scans
 
     scans = list(find_scans(images, chosen[0].description.channels))
-    options = InferenceOptions(device=device, step=step, tta=tta)
+    shown = CaseProgress(len(scans), show=progress)
+    options = InferenceOptions(device=device, step=step, tta=tta, progress=shown.on_window)
     options.torch_device()
     members = [Predictor.from_model(model, folds, options).members[0] for model in chosen]
     for member in members:
         member.load()
-    predictor = Predictor(members)
-    with counter(len(scans), "predict", progress) as advance:
-        return predictor.predict_folder(
+    with shown:
+        return Predictor(members).predict_folder(
             scans,
             out,
             save_probabilities=save_probabilities,
             overwrite=overwrite,
-            on_case=lambda *_: advance(),
+            on_case=shown.on_case,
+            workers=workers,
         )
 
 

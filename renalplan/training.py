@@ -188,7 +188,8 @@ def train_and_validate(
     from renalplan.evaluation.evaluate import evaluate_folders
     from renalplan.images import image_ending
     from renalplan.inference.options import InferenceOptions
-    from renalplan.inference.predictor import Predictor, ScanFiles
+    from renalplan.inference.predictor import Predictor
+    from renalplan.inference.scans import ScanFiles
 
     out = task.fold_folder / "validation"
     options = InferenceOptions(device=task.hardware.device)
@@ -198,7 +199,7 @@ def train_and_validate(
         for c in judged
         for images in [_channels_of(cases[c], task.channels)]
     ]
-    report = predictor.predict_folder(scans, out)
+    report = predictor.predict_folder(scans, out, workers=min(1, task.hardware.workers))
     if report.failed:
         case, reason = next(iter(report.failed.items()))
         raise TrainingError(f"validation of {case} failed: {reason}")

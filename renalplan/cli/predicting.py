@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from renalplan.cli.common import add_plugins, command, make_parser, trust_plugins
+from renalplan.cli.common import add_plugins, add_workers, command, make_parser, trust_plugins
 from renalplan.workspace import Workspace
 
 
@@ -20,7 +20,11 @@ def predict(arguments: list[str] | None = None) -> int:
         "renalplan_predict -i scans -o segmentations",
     )
     parser.add_argument(
-        "-i", dest="images", type=Path, required=True, help="folder of scans, or one file"
+        "-i",
+        dest="images",
+        type=Path,
+        required=True,
+        help="folder of scans or of DICOM series, or one file",
     )
     parser.add_argument("-o", dest="out", type=Path, required=True, help="folder for segmentations")
     parser.add_argument("-m", dest="models", type=Path, nargs="+", help="model folders")
@@ -43,6 +47,11 @@ def predict(arguments: list[str] | None = None) -> int:
         "--save_probabilities", action="store_true", help="also write probabilities"
     )
     parser.add_argument("--overwrite", action="store_true", help="predict again what is there")
+    add_workers(
+        parser,
+        "processes that read the next cases while one is computed, a scan more in memory each; "
+        "0: everything in one process (default: 1 if there are two cores)",
+    )
     add_plugins(parser)
     given = parser.parse_args(arguments)
 
@@ -61,6 +70,7 @@ def predict(arguments: list[str] | None = None) -> int:
         tta=given.tta,
         save_probabilities=given.save_probabilities,
         overwrite=given.overwrite,
+        workers=given.workers,
         workspace=Workspace.find(given.workspace),
     )
     kept = f", {len(report.kept)} were there already" if report.kept else ""

@@ -300,6 +300,18 @@ PREDICTION = [
         lambda: shutil.copytree(MODEL / "fold_0/validation", "out"),
     ),
     Situation(
+        "one DICOM image", "predict -i slice.dcm -o out", ("slice.dcm is one image", "the series' folder"),
+        lambda: Path("slice.dcm").write_bytes(b"\0" * 128 + b"DICM"),
+    ),
+    Situation(
+        "damaged DICOM", "predict -i series -o out --device cpu",
+        ("failed: series: series/IM1 cannot be read as DICOM", "copy the series again"),
+        lambda: (
+            Path("series").mkdir(), Path("series/IM1").write_bytes(b"\0" * 128 + b"DICM")
+        ),
+        status=1, writes=("out",),
+    ),
+    Situation(
         "a truncated scan", PREDICT, ("failed: new: ", "new_0000.nii.gz is truncated", "copy it"),
         lambda: truncate(SCANS / "new_0000.nii.gz"), status=1, writes=("out",),
     ),

@@ -1,6 +1,9 @@
 import gzip
 import itertools
+import os
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -357,3 +360,35 @@ def test_a_real_file_keeps_its_geometry_and_voxels(
         original.TransformIndexToPhysicalPoint(corner),
         atol=1e-3,
     )
+
+
+ROOM = """
+import resource, sys
+from pathlib import Path
+import numpy
+from renalplan.images import read_volume
+numpy.linalg.det(numpy.eye(3))  # its library takes its memory now
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]),) * 2)
+try:
+    read_volume(Path(sys.argv[1]))
+except MemoryError as problem:
+    sys.exit(f"memory: {problem}")
+"""
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".mha"])
+@pytest.mark.parametrize("room", [8 << 20, 72 << 20])
+def test_a_scan_that_does_not_fit_into_memory_is_not_called_damaged(
+    tmp_path: Path, ending: str, room: int
+) -> None:
+    path = tmp_path / f"large{ending}"
+    image = sitk.GetImageFromArray(np.zeros((64, 512, 512), np.float32))  # 64 MiB
+    sitk.WriteImage(image, str(path), useCompression=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", ROOM, str(path), str(room)],
+        capture_output=True, text=True, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("memory: "), ran.stderr

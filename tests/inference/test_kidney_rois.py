@@ -24,7 +24,8 @@ from renalplan.images import Volume, read_volume
 from renalplan.inference.decisions import Decisions
 from renalplan.inference.fields import RegionField
 from renalplan.inference.options import InferenceOptions
-from renalplan.inference.predictor import Predictor, ScanFiles, find_scans
+from renalplan.inference.predictor import Predictor
+from renalplan.inference.scans import ScanFiles, find_scans
 from renalplan.inference.segmenters.kidney_rois import KidneyRoiSegmenter
 from renalplan.model_folder import FINISHED, Finished, ModelFolder, SegmenterSpec, TrainerRecord
 from renalplan.plan import ChannelPlan, Intensities, NetworkSpec, Plan, StagePlan

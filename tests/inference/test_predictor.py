@@ -16,7 +16,8 @@ from renalplan.geometry import Box
 from renalplan.images import read_grid
 from renalplan.inference.decisions import Decisions
 from renalplan.inference.options import InferenceOptions, choose_device
-from renalplan.inference.predictor import Predictor, find_scans
+from renalplan.inference.predictor import Predictor
+from renalplan.inference.scans import find_scans
 from renalplan.inference.segmenters.staged import StagedSegmenter
 from renalplan.model_folder import ModelFolder
 from renalplan.plan import StagePlan
@@ -221,7 +222,7 @@ def test_inputs_that_hold_nothing_usable_are_refused(
     write_scan(tmp_path / "plain" / "a.nii.gz")
     with pytest.raises(UsageError, match="case_0000, case_0001"):
         list(find_scans(tmp_path / "plain", ("CT", "PET")))
-    with pytest.raises(UsageError, match="give -i a folder"):
+    with pytest.raises(UsageError, match="give -i a folder or one of them"):
         list(find_scans(tmp_path / "plain" / "a.nii.gz", ("CT", "PET")))
     with pytest.raises(UsageError, match="does not exist"):
         _predict(make_model(), tmp_path / "nowhere", tmp_path / "out")

@@ -1,0 +1,180 @@
+"""A folder as a job: every case once, what is there is kept, one that fails does not stop the rest."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from renalplan.errors import ModelError
+from renalplan.files import TEMPORARY
+from renalplan.images import Volume
+from renalplan.inference.failures import explain
+from renalplan.inference.readers import open_scans
+from renalplan.inference.report import REPORT, PredictionReport, ReportWriter
+from renalplan.inference.scans import ScanFiles
+from renalplan.inference.writer import BackgroundWriter, WriteHere
+
+Write = Callable[[], None]
+OnCase = Callable[[str, str], None]
+
+
+class CaseSegmenter(Protocol):
+    """What the job needs of a predictor."""
+
+    def segment_case(
+        self, scan: ScanFiles, volume: Volume, out: Path, *, save_probabilities: bool
+    ) -> Write:
+        """Compute a case; what is returned writes its result."""
+        ...
+
+
+@dataclass
+class Ledger:
+    """The state of a job's cases, on disk after every change.
+
+    Attributes:
+        writer: Writes the report.
+        report: The state.
+        on_case: Told (case, `started`, `done`, `kept` or the reason of failure), maybe by the
+            thread that writes.
+        started: Case -> when.
+    """
+
+    writer: ReportWriter
+    report: PredictionReport
+    on_case: OnCase | None = None
+    started: dict[str, float] = field(default_factory=dict)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def kept(self, case: str) -> None:
+        """It was there already."""
+        with self._lock:
+            self.report.kept.append(case)
+            if self.on_case:
+                self.on_case(case, "kept")
+
+    def start(self, case: str) -> None:
+        """Its time runs from here."""
+        self.started[case] = time.monotonic()
+        if self.on_case:
+            self.on_case(case, "started")
+
+    def done(self, case: str, inputs: str) -> None:
+        """Its segmentation is written, from files of this fingerprint."""
+        with self._lock:
+            self.report.done[case] = round(time.monotonic() - self.started[case], 2)
+            self.report.inputs[case] = inputs
+            self._say(case, "done")
+
+    def failed(self, case: str, problem: BaseException) -> None:
+        """It failed for this reason."""
+        failure = explain(problem)
+        with self._lock:
+            self.report.failed[case] = failure.reason
+            if failure.traceback is not None:
+                self.report.tracebacks[case] = failure.traceback
+            self._say(case, failure.reason)
+
+    def _say(self, case: str, state: str) -> None:
+        self.writer.write(self.report)
+        if self.on_case:
+            self.on_case(case, state)
+
+
+def run_job(
+    predictor: CaseSegmenter,
+    scans: Sequence[ScanFiles],
+    out: Path,
+    ledger: Ledger,
+    *,
+    save_probabilities: bool = False,
+    workers: int = 0,
+) -> None:
+    """Predict the cases that the ledger's report does not know as done from the same files.
+
+    Args:
+        predictor: Computes.
+        scans: All cases.
+        out: Folder for the results.
+        ledger: With a report that knows what is there already.
+        save_probabilities: Also write probabilities.
+        workers: Processes that read the next cases meanwhile; the last result is then written
+            meanwhile too. 0 does one thing after the other.
+
+    Raises:
+        ModelError: the model is damaged; no other case would fare better.
+        OSError: a result cannot be written; nor could others.
+        WorkerError: writing makes no progress.
+    """
+    remove_leftovers_of(scans, out, also=REPORT)
+    chosen = choose_cases(scans, out, ledger, save_probabilities=save_probabilities)
+    ledger.writer.write(ledger.report)  # from now on the folder is this job's
+    writer = BackgroundWriter(out) if workers else WriteHere()
+    try:
+        with open_scans(chosen, workers) as volumes:
+            for index, scan in enumerate(chosen):
+                ledger.start(scan.id)
+                try:
+                    read = volumes.take(index)
+                except Exception as problem:
+                    ledger.failed(scan.id, problem)
+                    continue
+                try:
+                    write = predictor.segment_case(
+                        scan, read.volume, out, save_probabilities=save_probabilities
+                    )
+                except (ModelError, OSError):
+                    raise
+                except Exception as problem:
+                    ledger.failed(scan.id, problem)
+                    continue
+                writer.put(partial(_finish, ledger, scan.id, read.inputs, write))
+                del read, write  # the scan goes before the next one is looked at
+    finally:
+        writer.close()
+
+
+def _finish(ledger: Ledger, case: str, inputs: str, write: Write) -> None:
+    """Write a case's result and note it."""
+    write()
+    ledger.done(case, inputs)
+
+
+def choose_cases(
+    scans: Sequence[ScanFiles], out: Path, ledger: Ledger, *, save_probabilities: bool
+) -> list[ScanFiles]:
+    """The cases that are still to be predicted; the others are noted as kept."""
+    before, chosen = ledger.report.inputs, []
+    for scan in scans:
+        there = all((out / name).exists() for name in output_names(scan, save_probabilities))
+        if there and before.get(scan.id) == scan.fingerprint():
+            ledger.kept(scan.id)
+        else:
+            chosen.append(scan)
+    return chosen
+
+
+def output_names(scan: ScanFiles, save_probabilities: bool) -> list[str]:
+    """Files that a case must have to be done."""
+    names = [f"{scan.id}{scan.ending}"]
+    return [*names, f"{scan.id}.probabilities.b2nd"] if save_probabilities else names
+
+
+def remove_leftovers_of(scans: Sequence[ScanFiles], out: Path, *, also: str) -> None:
+    """Delete what a killed run left unfinished of these cases.
+
+    Of these alone: other parts of the same job may be writing into the folder at this moment.
+    """
+    ours = {also, *(f"{scan.id}.json" for scan in scans)}
+    for scan in scans:
+        ours.update(output_names(scan, save_probabilities=True))
+    for path in out.glob(f"{TEMPORARY}*"):
+        match = re.fullmatch(rf"{re.escape(TEMPORARY)}\d+-(.+)", path.name)
+        if match and match[1] in ours:
+            path.unlink(missing_ok=True)

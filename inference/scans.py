@@ -1,0 +1,163 @@
+"""What there is to predict: one file, a folder of image files, or a folder of DICOM series."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from renalplan.dataset import CHANNEL_SUFFIX, find_images, require_channels
+from renalplan.dicom import Series, find_series, is_dicom, read_series
+from renalplan.errors import DatasetError, UsageError
+from renalplan.files import value_hash
+from renalplan.images import ENDINGS, Volume, image_ending, read_channels
+
+DICOM_ENDING = ".nii.gz"  # what a segmentation of a DICOM series is written as
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanFiles:
+    """One case to predict.
+
+    Attributes:
+        id: Names the outputs.
+        images: A file a channel; of a DICOM series its slices in order.
+        ending: Of the segmentation.
+        dicom: Whether `images` are the slices of one DICOM series.
+        problem: What is already known to be wrong with it, as one sentence.
+    """
+
+    id: str
+    images: tuple[Path, ...]
+    ending: str
+    dicom: bool = False
+    problem: str | None = None
+
+    def fingerprint(self) -> str:
+        """Changes when the case's files do: a result is only kept for the files it came from."""
+        stats = [(path.resolve(), path.stat()) for path in self.images if path.exists()]
+        return value_hash([(str(p), s.st_size, s.st_mtime_ns) for p, s in stats])
+
+    def read(self) -> Volume:
+        """The scan in canonical orientation.
+
+        Raises:
+            DatasetError: `problem`, or what reading finds wrong.
+        """
+        if self.problem is not None:
+            raise DatasetError(self.problem)
+        return read_series(self.images) if self.dicom else read_channels(self.images)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for another process that sees the same files."""
+        return {**vars(self), "images": [str(path) for path in self.images]}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ScanFiles:
+        """From `as_json`."""
+        return cls(**{**values, "images": tuple(Path(path) for path in values["images"])})
+
+
+def read_scan(scan: ScanFiles) -> Volume:
+    """`scan.read()`, as a function that another process can be told by name."""
+    return scan.read()
+
+
+def find_scans(path: Path, channels: tuple[str, ...]) -> Iterator[ScanFiles]:
+    """Cases of a folder, or of one file.
+
+    A folder holds `case_0000.nii.gz` files (plain names if there is one channel), or else DICOM series,
+    in itself and in subfolders. One file with the suffix of a channel brings its siblings with it.
+
+    Raises:
+        UsageError: nothing to predict.
+        DatasetError: a case lacks a channel.
+    """
+    if path.is_file():
+        yield _one_file(path, channels)
+        return
+    if not path.is_dir():
+        raise UsageError(f"input {path} does not exist.")
+    found = find_images(path)
+    for case, files in found.items():
+        images = require_channels(case, files, channels, path)
+        yield ScanFiles(id=case, images=images, ending=image_ending(images[0]) or ".nii.gz")
+    if found:
+        return
+    plain = [p for p in sorted(path.iterdir()) if p.is_file() and image_ending(p)]
+    if not plain:
+        yield from _dicom_scans(path, channels)
+        return
+    if len(channels) > 1:
+        raise UsageError(
+            f"{path}: the model needs {len(channels)} channels, so files must be named "
+            "case_0000, case_0001 and so on."
+        )
+    for file in plain:
+        ending = image_ending(file) or ".nii.gz"
+        yield ScanFiles(id=file.name.removesuffix(ending), images=(file,), ending=ending)
+
+
+def _one_file(path: Path, channels: tuple[str, ...]) -> ScanFiles:
+    ending = image_ending(path)
+    if ending is None and is_dicom(path):
+        raise UsageError(f"{path} is one image of a DICOM series; give -i the series' folder.")
+    if ending is None:
+        raise UsageError(f"{path} is not an image; we read {', '.join(ENDINGS)}.")
+    name = path.name.removesuffix(ending)
+    match = CHANNEL_SUFFIX.match(name)
+    if match and (len(channels) > 1 or match["channel"] == "0000"):
+        siblings = find_images(path.parent, ending)[match["case"]]
+        if len(channels) == 1:
+            siblings = {0: path}  # exactly what was given
+        images = require_channels(match["case"], siblings, channels, path.parent)
+        return ScanFiles(id=match["case"], images=images, ending=ending)
+    if len(channels) > 1:
+        raise UsageError(
+            f"the model needs {len(channels)} channels, and {path.name} has no channel's suffix; "
+            "name the files case_0000, case_0001 and so on, and give -i a folder or one of them."
+        )
+    return ScanFiles(id=name, images=(path,), ending=ending)
+
+
+def _dicom_scans(folder: Path, channels: tuple[str, ...]) -> Iterator[ScanFiles]:
+    found = find_series(folder)
+    for sentence in found.left_out:
+        log.info("%s", sentence)
+    if not found.series:
+        raise UsageError(
+            f"{folder} holds no images; we read {', '.join(ENDINGS)} and DICOM series."
+        )
+    if len(channels) > 1:
+        raise UsageError(
+            f"{folder} holds DICOM series, one channel each; the model needs {len(channels)} "
+            "channels. Convert them to NIfTI files case_0000, case_0001 and so on."
+        )
+    named = zip(_names(folder, found.series), found.series, strict=True)
+    for case, series in sorted(named, key=lambda pair: pair[0]):
+        yield ScanFiles(
+            id=case, images=series.files, ending=DICOM_ENDING, dicom=True, problem=series.problem
+        )
+
+
+def _names(root: Path, series: list[Series]) -> list[str]:
+    """Readable case ids: the folder; with the series' number, then its UID's end, where that is no name."""
+    own = root.resolve().name
+    folders = [_safe("_".join(s.folder.relative_to(root).parts) or own) for s in series]
+    numbered = [_safe(f"{f}_{s.number}") for f, s in zip(folders, series, strict=True)]
+    unique = [f"{n}_{_safe(s.uid[-12:])}" for n, s in zip(numbered, series, strict=True)]
+    names = folders
+    for longer in (numbered, unique):
+        count = Counter(names)
+        names = [long if count[n] > 1 else n for n, long in zip(names, longer, strict=True)]
+    return names
+
+
+def _safe(name: str) -> str:
+    """A name that is a plain file name everywhere."""
+    return re.sub(r"[^\w.-]+", "_", name).strip("._") or "scan"

@@ -1,0 +1,95 @@
+"""DICOM series for the tests of several folders, written file by file so that each can be wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+OBLIQUE = (0.96, 0.28, 0.0, -0.224, 0.768, 0.6)  # a row's and a column's cosines, at right angles
+
+
+def _slice(plane: NDArray, position: NDArray, values: dict[str, Any]) -> Dataset:
+    image = Dataset()
+    image.file_meta = FileMetaDataset()
+    image.file_meta.MediaStorageSOPClassUID = values.get("SOPClassUID", CTImageStorage)
+    image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID
+    image.Modality = "CT"
+    image.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    image.SeriesNumber = 3
+    image.ImagePositionPatient = [f"{v:.6g}" for v in position]
+    image.Rows, image.Columns = plane.shape[:2]
+    image.SamplesPerPixel = 1 if plane.ndim == 2 else 3
+    image.PhotometricInterpretation = "MONOCHROME2" if plane.ndim == 2 else "RGB"
+    if plane.ndim == 3:
+        image.PlanarConfiguration = 0
+    bits = 16 if plane.ndim == 2 else 8
+    image.BitsAllocated = image.BitsStored = bits
+    image.HighBit = bits - 1
+    image.PixelRepresentation = int(plane.dtype.kind == "i")
+    image.RescaleSlope, image.RescaleIntercept = "2", "-1024"
+    image.PixelData = plane.tobytes()
+    for name, value in values.items():
+        setattr(image, name, value)
+    return image
+
+
+@pytest.fixture(scope="session")
+def write_series() -> Callable[..., list[Path]]:
+    """Writes a (k, j, i) array of HU as DICOM slices and returns the files in slice order.
+
+    Files are named against the slices' order. `change` is called with (k, dataset) before a slice is
+    written and returns False to leave it out; other values replace attributes of every slice.
+    """
+
+    def write(
+        folder: Path,
+        hu: NDArray,
+        *,
+        spacing: tuple[float, float, float] = (0.5, 0.75, 2.0),
+        orientation: tuple[float, ...] = (1, 0, 0, 0, 1, 0),
+        origin: tuple[float, float, float] = (5.0, -7.0, 11.0),
+        uid: str | None = None,
+        prefix: str = "",
+        change: Callable[[int, Dataset], bool | None] = lambda *_: None,
+        **values: Any,
+    ) -> list[Path]:
+        folder.mkdir(parents=True, exist_ok=True)
+        normal = np.cross(orientation[:3], orientation[3:])
+        series = uid or generate_uid()
+        files = []
+        for k, plane in enumerate(hu):
+            stored = plane if plane.ndim == 3 else ((plane + 1024) / 2).astype(np.int16)
+            image = _slice(stored, np.array(origin) + k * spacing[2] * normal, values)
+            image.SeriesInstanceUID = series
+            image.ImageOrientationPatient = list(orientation)
+            image.PixelSpacing = [spacing[1], spacing[0]]
+            if change(k, image) is False:
+                continue
+            path = folder / f"{prefix}IM{len(hu) - k:04d}"
+            image.save_as(path, enforce_file_format=True)
+            files.append(path)
+        return files
+
+    return write
+
+
+@pytest.fixture
+def some_hu() -> NDArray:
+    """(4, 5, 6) even HU values, every voxel another."""
+    return (np.arange(120).reshape(4, 5, 6) * 16 - 1000).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def oblique() -> tuple[float, ...]:
+    """Cosines of a row and of a column of a scan turned about two axes."""
+    return OBLIQUE
