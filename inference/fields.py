@@ -22,7 +22,7 @@ from renalplan.inference.decisions import Decisions
 from renalplan.labels import LabelScheme
 from renalplan.resampling import Planes, resample_planes
 
-SLAB_BYTES = 64 << 20  # probabilities of one slab
+SLAB_BYTES = 32 << 20  # probabilities of one slab
 
 
 class ProbabilityField(ABC):

@@ -12,6 +12,7 @@ import torch
 from renalplan.errors import UsageError
 from renalplan.inference.engines.choice import choose_engine
 from renalplan.inference.engines.precision import choose_precision
+from renalplan.inference.room import Room
 from renalplan.inference.scratch import Scratch
 
 LARGEST_IN_MEMORY = 1 << 30  # bytes of one intermediate array, unless --max_ram says
@@ -31,6 +32,8 @@ class InferenceOptions:
         batch: Patches computed at a time.
         skip_air: Do not compute windows in which there is no body.
         largest_in_memory: Bytes; larger intermediate arrays lie in files without a name.
+        max_ram: Bytes this process may hold; None leaves it to the system. What does not fit lies in
+            files, and what cannot lie there is refused before it is begun.
         scratch_folder: Where those files are made; the system's folder for temporary files if None.
         progress: Called with (what, windows done, windows in all).
     """
@@ -44,6 +47,7 @@ class InferenceOptions:
     batch: int = 1
     skip_air: bool = True
     largest_in_memory: int = LARGEST_IN_MEMORY
+    max_ram: int | None = None
     scratch_folder: Path | None = None
     progress: Callable[[str, int, int], None] | None = field(default=None, compare=False)
 
@@ -77,6 +81,10 @@ class InferenceOptions:
         `auto` is one value, so that a job may go on on another machine.
         """
         return [self.step, self.tta, self.uncertainty, self.engine, self.precision]
+
+    def room(self) -> Room | None:
+        """The memory there is; None if nobody said."""
+        return None if self.max_ram is None else Room(self.max_ram)
 
     def scratch(self) -> Scratch:
         """Where large intermediate arrays are kept."""

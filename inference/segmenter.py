@@ -82,6 +82,7 @@ class Segmenter(ABC):
             self.networks.engines(phase, channels, patch),
             patch,
             heads,
+            channels=channels,
             step=self.options.step,
             mirroring=mirroring,
             batch=batch or self.options.batch,

@@ -24,6 +24,7 @@ from renalplan.inference.scratch import Scratch, release
 
 Progress = Callable[[int, int], None]  # windows done, windows in all
 IN_MEMORY = Scratch(1 << 62)
+PLANES = 4  # given away at a time: their means are the only copies made of sums
 CARD_SHARE = 0.4  # of a card's free memory, for sums; the rest is the network's
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class WindowPredictor:
         engines: One a network, all of the same heads.
         patch: Window size along the plan's axes.
         heads: Number of outputs.
+        channels: Number of inputs.
         step: Window distance as a share of the patch.
         mirroring: Test-time augmentation.
         batch: Patches computed at a time; halved when a card's memory runs out.
@@ -78,6 +80,7 @@ class WindowPredictor:
         patch: Shape,
         heads: int,
         *,
+        channels: int = 1,
         step: float = 0.5,
         mirroring: Mirroring | None = None,
         batch: int = 1,
@@ -87,6 +90,7 @@ class WindowPredictor:
         self.engines = engines
         self.patch = patch
         self.heads = heads
+        self.channels = channels
         self.step = step
         self.mirroring = mirroring or Mirroring()
         self.batch = batch
@@ -134,11 +138,12 @@ class WindowPredictor:
                 if progress:
                     progress(done, total)
             end = rows[row + 1][0] if row + 1 < len(rows) else shape[0]
-            finished = sums.take(end - start, skip.outside if skip else None)
             first = max(inner[0].start - start, 0)
             last = min(inner[0].stop - start, end - start)
-            if first < last:
-                yield finished[:, first:last, inner[1], inner[2]]
+            for begin in range(first, last, PLANES):
+                means = sums.means(begin, min(begin + PLANES, last), skip)
+                yield means[:, :, inner[1], inner[2]]
+            sums.move_up(end - start)
 
     @property
     def _device(self) -> torch.device:
@@ -241,21 +246,24 @@ class _Sums:
         if self._array is not None:
             release(self._array)
 
-    def take(self, count: int, outside: Tensor | None) -> Tensor:
-        """Means of the first planes, (outputs, count, y, x) on the host; the others move up."""
-        sums, depth = self._sums, self._shape[1]
-        weight = sums[-1:, :count]
-        means = (sums[:-1, :count] / weight).cpu()
-        if outside is not None:
+    def means(self, first: int, stop: int, skip: Skipping | None) -> Tensor:
+        """Weighted means of some planes, (outputs, stop - first, y, x) on the host."""
+        weight = self._sums[-1:, first:stop]
+        means = (self._sums[:-1, first:stop] / weight).cpu()
+        if skip is not None:
             nowhere = (weight[0] == 0).cpu()
-            means[: len(outside), nowhere] = outside[:, None]
-            means[len(outside) :, nowhere] = 0
+            means[: len(skip.outside), nowhere] = skip.outside[:, None]
+            means[len(skip.outside) :, nowhere] = 0
+        return means
+
+    def move_up(self, count: int) -> None:
+        """The first planes are done with."""
+        sums, depth = self._sums, self._shape[1]
         for plane in range(depth - count):
             sums[:, plane].copy_(sums[:, plane + count])
         sums[:, depth - count :] = 0
         if self._array is not None:
             release(self._array)
-        return means
 
 
 def _inside(place: Window, inner: Window) -> Box:

@@ -8,25 +8,34 @@ averaged as logits, stage by stage, so all folds look into the same boxes.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from renalplan.geometry import Box, Shape
+from renalplan.geometry import Box, Shape, box_shape
 from renalplan.images import Volume
 from renalplan.inference.decisions import Decisions
 from renalplan.inference.fields import ProbabilityField, RegionField, RegionLogits
 from renalplan.inference.options import InferenceOptions
 from renalplan.inference.planes import StoredPlanes, StreamedPlanes
+from renalplan.inference.region_room import scratch_within
+from renalplan.inference.room import HALF
 from renalplan.inference.segmenter import Segmenter
 from renalplan.inference.sliding_window import Skipping
 from renalplan.labels import LabelScheme
 from renalplan.model_folder import ModelFolder
 from renalplan.normalisation import Rescaling, rescalings
 from renalplan.plan import StagePlan
-from renalplan.preprocessing import body_box, body_finder, prepare_image, prepare_labels
+from renalplan.preprocessing import (
+    body_box,
+    body_finder,
+    prepare_image,
+    prepare_labels,
+    stage_shape,
+)
 from renalplan.regions import region_boxes
 
 EAGER_BYTES = 256 << 20  # smaller fields are made at once and kept
@@ -119,22 +128,34 @@ class StagedSegmenter(Segmenter):
         uncertainty: bool,
     ) -> RegionLogits:
         plan = self.model.plan
-        prepared = prepare_image(volume.array, box, volume.spacing, plan, stage, rules)
-        if stage.previous_as_channels:
-            assert labels is not None, "checked when the plan was read"
-            before = prepare_labels(labels, box, volume.spacing, plan, stage)
-            prepared = np.concatenate([prepared, one_hot(before, self.model.scheme)])
-        image = torch.from_numpy(prepared)
-        shape: Shape = prepared.shape[1:]
+        shape = stage_shape(plan, stage, box_shape(box), volume.spacing)
         scheme = self.scheme_of(stage)
+        before = len(self.model.scheme.foreground) if stage.previous_as_channels else 0
         predict = self.windows(
             self.stages[stage.name],
-            len(image),
+            len(volume.array) + before,
             self._patch(stage),
             scheme.heads,
             scheme=scheme,
             uncertainty=uncertainty,
         )
+        z, y, x = np.argsort(plan.order).tolist()
+        small = HALF * predict.outputs * prod(shape) <= EAGER_BYTES
+        stored = z != 0 or self.twice or small
+        if (room := self.options.room()) is not None:
+            own = box_shape(box)
+            predict.scratch = scratch_within(
+                room,
+                predict,
+                what=f"stage {stage.name}",
+                channels=len(volume.array),
+                box=(own[plan.order[0]], own[plan.order[1]], own[plan.order[2]]),
+                shape=shape,
+                scan=volume.shape,
+                stored=stored,
+                folder=self.options.scratch_folder,
+            )
+        image = torch.from_numpy(self._prepared(stage, box, volume, rules, labels))
         skip = None
         if self.options.skip_air:
             skip = Skipping(
@@ -145,11 +166,27 @@ class StagedSegmenter(Segmenter):
         def start() -> Iterator[Tensor]:
             return predict.planes(image, self.progress(stage.name), skip)
 
-        z, y, x = np.argsort(plan.order).tolist()
-        if z == 0 and not self.twice and 2 * predict.outputs * image[0].numel() > EAGER_BYTES:
-            return RegionLogits(box, StreamedPlanes(start, image.shape[1], (z, y, x)))
-        scratch = self.options.scratch()
-        return RegionLogits(box, StoredPlanes(start(), predict.outputs, shape, (z, y, x), scratch))
+        if not stored:
+            return RegionLogits(box, StreamedPlanes(start, shape[0], (z, y, x)))
+        return RegionLogits(
+            box, StoredPlanes(start(), predict.outputs, shape, (z, y, x), predict.scratch)
+        )
+
+    def _prepared(
+        self,
+        stage: StagePlan,
+        box: Box,
+        volume: Volume,
+        rules: tuple[Rescaling, ...],
+        labels: NDArray | None,
+    ) -> NDArray[np.float32]:
+        plan = self.model.plan
+        image = prepare_image(volume.array, box, volume.spacing, plan, stage, rules)
+        if not stage.previous_as_channels:
+            return image
+        assert labels is not None, "checked when the plan was read"
+        before = prepare_labels(labels, box, volume.spacing, plan, stage)
+        return np.concatenate([image, one_hot(before, self.model.scheme)])
 
     def _patch(self, stage: StagePlan) -> Shape:
         z, y, x = self.patch_sizes.get(stage.name, stage.patch_size)
