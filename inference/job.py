@@ -16,7 +16,7 @@ from renalplan.files import TEMPORARY
 from renalplan.images import Volume
 from renalplan.inference.failures import explain
 from renalplan.inference.readers import open_scans
-from renalplan.inference.report import REPORT, PredictionReport, ReportWriter
+from renalplan.inference.report import PredictionReport, ReportWriter
 from renalplan.inference.scans import ScanFiles
 from renalplan.inference.writer import BackgroundWriter, WriteHere
 
@@ -112,9 +112,9 @@ def run_job(
         OSError: a result cannot be written; nor could others.
         WorkerError: writing makes no progress.
     """
-    remove_leftovers_of(scans, out, also=REPORT)
+    remove_leftovers_of(scans, out, also=ledger.writer.part.report)
     chosen = choose_cases(scans, out, ledger, save_probabilities=save_probabilities)
-    ledger.writer.write(ledger.report)  # from now on the folder is this job's
+    ledger.writer.begin(ledger.report)  # from now on the cases are this job's
     writer = BackgroundWriter(out) if workers else WriteHere()
     try:
         with open_scans(chosen, workers) as volumes:

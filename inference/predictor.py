@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -20,8 +20,8 @@ from renalplan.imports import load_class
 from renalplan.inference.decisions import CaseDecisions, Decisions
 from renalplan.inference.fields import MeanField, ProbabilityField
 from renalplan.inference.job import Ledger, run_job
-from renalplan.inference.report import PredictionReport, ReportWriter
-from renalplan.inference.scans import ScanFiles
+from renalplan.inference.report import Part, PredictionReport, ReportWriter
+from renalplan.inference.scans import ScanFiles, find_scans, require_apart
 from renalplan.inference.segmenter import InferenceOptions, Segmenter
 from renalplan.model_folder import WEIGHTS, ModelFolder
 from renalplan.parallel import usable_cores
@@ -182,18 +182,20 @@ class Predictor:
 
     def predict_folder(
         self,
-        scans: list[ScanFiles],
-        out: Path,
+        scans: str | Path | Sequence[ScanFiles],
+        out: str | Path,
         *,
         save_probabilities: bool = False,
         overwrite: bool = False,
         on_case: Callable[[str, str], None] | None = None,
         workers: int | None = None,
+        parts: int = 1,
+        part: int = 0,
     ) -> PredictionReport:
         """Predict cases one after the other; what a killed run finished is kept.
 
         Args:
-            scans: From `find_scans`.
+            scans: A folder of scans, one file, or cases from `find_scans`.
             out: Folder for segmentations, decisions (`<case>.json`) and `predict_report.json`.
             save_probabilities: Also write float16 probabilities.
             overwrite: Predict again what is already there.
@@ -202,22 +204,34 @@ class Predictor:
             workers: Processes that read the next cases while one is computed, so many volumes more
                 are in memory; 0 does everything here, one thing after the other. None takes 1 where
                 there is a core for it. The results are the same.
+            parts: Into how many parts the cases are divided.
+            part: Which of them to predict, from 0.
 
         Raises:
-            UsageError: `out` holds predictions of another model and `overwrite` is not given.
+            UsageError: there is nothing to predict, `out` lies inside the input or holds predictions
+                of another model and `overwrite` is not given, or there is no such part.
+            ModelError: the model is damaged.
+            OSError: a result cannot be written.
         """
+        share = Part(index=part, count=parts)
+        out = Path(out)
+        if isinstance(scans, (str, Path)):
+            require_apart(Path(scans), out)
+            scans = list(find_scans(Path(scans), self.model.description.channels))
+        chosen = share.of(scans) if parts > 1 else list(scans)
         out.mkdir(parents=True, exist_ok=True)
         writer = ReportWriter(
             out=out,
             job=self.job(),
             models=[str(member.model.path) for member in self.members],
             folds=[member.folds for member in self.members],
+            part=share,
         )
-        before = {} if overwrite else writer.earlier_inputs()
+        before = writer.inputs_to_start_from([scan.id for scan in chosen], overwrite=overwrite)
         ledger = Ledger(writer, PredictionReport(inputs=before), on_case)
         if workers is None:
             workers = int(usable_cores() > 1)
-        run_job(self, scans, out, ledger, save_probabilities=save_probabilities, workers=workers)
+        run_job(self, chosen, out, ledger, save_probabilities=save_probabilities, workers=workers)
         return ledger.report
 
     def job(self) -> str:
