@@ -76,6 +76,7 @@ setup(
         "tensorboard>=2.14",
     ],
     extras_require={
+        "dask": ["distributed>=2024.5"],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.5",
@@ -83,6 +84,7 @@ setup(
             "build>=1.2",
             "psutil>=5.9",
             "pydicom>=3.0",
+            "distributed>=2024.5",
         ],
         "lint": ["ruff>=0.15", "mypy>=1.15", "pandas-stubs"],
     },

@@ -65,10 +65,12 @@ class Ledger:
         if self.on_case:
             self.on_case(case, "started")
 
-    def done(self, case: str, inputs: str) -> None:
-        """Its segmentation is written, from files of this fingerprint."""
+    def done(self, case: str, inputs: str, seconds: float | None = None) -> None:
+        """Its segmentation is written, from files of this fingerprint; `seconds` if not since `start`."""
         with self._lock:
-            self.report.done[case] = round(time.monotonic() - self.started[case], 2)
+            if seconds is None:
+                seconds = round(time.monotonic() - self.started[case], 2)
+            self.report.done[case] = seconds
             self.report.inputs[case] = inputs
             self._say(case, "done")
 
@@ -112,9 +114,7 @@ def run_job(
         OSError: a result cannot be written; nor could others.
         WorkerError: writing makes no progress.
     """
-    remove_leftovers_of(scans, out, also=ledger.writer.part.report)
-    chosen = choose_cases(scans, out, ledger, save_probabilities=save_probabilities)
-    ledger.writer.begin(ledger.report)  # from now on the cases are this job's
+    chosen = start_job(scans, out, ledger, save_probabilities=save_probabilities)
     writer = BackgroundWriter(out) if workers else WriteHere()
     try:
         with open_scans(chosen, workers) as volumes:
@@ -146,10 +146,14 @@ def _finish(ledger: Ledger, case: str, inputs: str, write: Write) -> None:
     ledger.done(case, inputs)
 
 
-def choose_cases(
+def start_job(
     scans: Sequence[ScanFiles], out: Path, ledger: Ledger, *, save_probabilities: bool
 ) -> list[ScanFiles]:
-    """The cases that are still to be predicted; the others are noted as kept."""
+    """The cases that are still to be predicted; the others are noted as kept.
+
+    From now on the cases in the folder are this job's.
+    """
+    remove_leftovers_of(scans, out, also=ledger.writer.part.report)
     before, chosen = ledger.report.inputs, []
     for scan in scans:
         there = all((out / name).exists() for name in output_names(scan, save_probabilities))
@@ -157,6 +161,7 @@ def choose_cases(
             ledger.kept(scan.id)
         else:
             chosen.append(scan)
+    ledger.writer.begin(ledger.report)
     return chosen
 
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import blosc2
 import numpy as np
@@ -16,7 +17,8 @@ from renalplan.errors import ModelError, PredictionError, UsageError
 from renalplan.files import atomic_file, content_hash, read_record, value_hash, write_json, writing
 from renalplan.geometry import Grid, Spacing
 from renalplan.images import Volume, write_volume
-from renalplan.imports import load_class
+from renalplan.imports import load_class, trusted
+from renalplan.inference.cluster import Cluster, run_on_cluster
 from renalplan.inference.decisions import CaseDecisions, Decisions
 from renalplan.inference.fields import MeanField, ProbabilityField
 from renalplan.inference.job import Ledger, run_job
@@ -75,6 +77,33 @@ class Predictor:
         where = str(model.path / "trainer.json")
         kind = load_class(spec.factory, Segmenter, where)  # type: ignore[type-abstract]
         return cls([kind(model, folds, options or InferenceOptions(), **spec.arguments)])
+
+    def recipe(self) -> dict[str, Any]:
+        """Plain values that `from_recipe` makes an equal predictor of, where the same files are seen."""
+        return {
+            "members": [
+                {
+                    "path": str(member.model.path.resolve()),
+                    "folds": member.folds,
+                    "options": {k: v for k, v in vars(member.options).items() if k != "progress"},
+                }
+                for member in self.members
+            ],
+            "weights": self.weights,
+            "plugins": trusted(),
+            "job": self.job(),
+        }
+
+    @classmethod
+    def from_recipe(cls, recipe: dict[str, Any]) -> Predictor:
+        """Open the models of a `recipe`. Raises: see `from_model`."""
+        members = [
+            cls.from_model(
+                member["path"], member["folds"], InferenceOptions(**member["options"])
+            ).members[0]
+            for member in recipe["members"]
+        ]
+        return cls(members, recipe["weights"])
 
     def field(self, volume: Volume) -> ProbabilityField:
         """Probabilities of the volume on its canonical grid.
@@ -191,6 +220,7 @@ class Predictor:
         workers: int | None = None,
         parts: int = 1,
         part: int = 0,
+        cluster: Cluster | None = None,
     ) -> PredictionReport:
         """Predict cases one after the other; what a killed run finished is kept.
 
@@ -206,12 +236,14 @@ class Predictor:
                 there is a core for it. The results are the same.
             parts: Into how many parts the cases are divided.
             part: Which of them to predict, from 0.
+            cluster: Predicts instead of this process, e.g. from `renalplan.inference.cluster.connect`.
 
         Raises:
             UsageError: there is nothing to predict, `out` lies inside the input or holds predictions
                 of another model and `overwrite` is not given, or there is no such part.
             ModelError: the model is damaged.
             OSError: a result cannot be written.
+            WorkerError: writing makes no progress, or the cluster is gone.
         """
         share = Part(index=part, count=parts)
         out = Path(out)
@@ -229,6 +261,11 @@ class Predictor:
         )
         before = writer.inputs_to_start_from([scan.id for scan in chosen], overwrite=overwrite)
         ledger = Ledger(writer, PredictionReport(inputs=before), on_case)
+        if cluster is not None:
+            run_on_cluster(
+                cluster, self.recipe(), chosen, out, ledger, save_probabilities=save_probabilities
+            )
+            return ledger.report
         if workers is None:
             workers = int(usable_cores() > 1)
         run_job(self, chosen, out, ledger, save_probabilities=save_probabilities, workers=workers)

@@ -53,6 +53,9 @@ def predict(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--part", type=int, metavar="I", help="which part this machine predicts, 0 to N-1"
     )
+    parser.add_argument(
+        "--dask", metavar="ADDRESS", help="dask scheduler whose workers predict, on shared files"
+    )
     add_workers(
         parser,
         "processes that read the next cases while one is computed, a scan more in memory each; "
@@ -79,6 +82,7 @@ def predict(arguments: list[str] | None = None) -> int:
         workers=given.workers,
         parts=given.parts,
         part=given.part,
+        dask=given.dask,
         workspace=Workspace.find(given.workspace),
     )
     kept = f", {len(report.kept)} were there already" if report.kept else ""
