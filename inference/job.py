@@ -141,9 +141,15 @@ def run_job(
 
 
 def _finish(ledger: Ledger, case: str, inputs: str, write: Write) -> None:
-    """Write a case's result and note it."""
-    write()
-    ledger.done(case, inputs)
+    """Write a case's result and note it. Raises OSError if it cannot be written."""
+    try:
+        write()
+    except OSError:
+        raise
+    except Exception as problem:
+        ledger.failed(case, problem)
+    else:
+        ledger.done(case, inputs)
 
 
 def start_job(
