@@ -77,6 +77,7 @@ setup(
     ],
     extras_require={
         "openvino": ["openvino>=2024.4"],  # two to four times faster prediction on CPUs
+        "dask": ["distributed>=2024.5"],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.5",
@@ -85,6 +86,7 @@ setup(
             "psutil>=5.9",
             "openvino>=2024.4",
             "pydicom>=3.0",
+            "distributed>=2024.5",
         ],
         "lint": ["ruff>=0.15", "mypy>=1.15", "pandas-stubs"],
     },

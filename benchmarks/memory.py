@@ -113,7 +113,9 @@ def measure(slices: int, labels: int, limit: str, given: argparse.Namespace) -> 
     voxels = slices * 512 * 512
     size, out = 4 * voxels / GIB, voxels / GIB
     peak = int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]) * 1024
-    line = f"| {slices} | {labels} | {limit} | {size:.2f} | {out:.2f} | {', '.join(forecasts) or '-'} "
+    line = (
+        f"| {slices} | {labels} | {limit} | {size:.2f} | {out:.2f} | {', '.join(forecasts) or '-'} "
+    )
     line += f"| {peak / GIB:.2f} GiB | {peak / GIB - size - out:.2f} | {seconds:.0f} |"
     print(line + (f" refused: {refused}" if refused else ""))
 

@@ -16,7 +16,7 @@ from renalplan.files import TEMPORARY
 from renalplan.images import Volume
 from renalplan.inference.failures import explain
 from renalplan.inference.readers import open_scans
-from renalplan.inference.report import REPORT, PredictionReport, ReportWriter
+from renalplan.inference.report import PredictionReport, ReportWriter
 from renalplan.inference.scans import ScanFiles
 from renalplan.inference.writer import BackgroundWriter, WriteHere
 
@@ -65,10 +65,12 @@ class Ledger:
         if self.on_case:
             self.on_case(case, "started")
 
-    def done(self, case: str, inputs: str) -> None:
-        """Its segmentation is written, from files of this fingerprint."""
+    def done(self, case: str, inputs: str, seconds: float | None = None) -> None:
+        """Its segmentation is written, from files of this fingerprint; `seconds` if not since `start`."""
         with self._lock:
-            self.report.done[case] = round(time.monotonic() - self.started[case], 2)
+            if seconds is None:
+                seconds = round(time.monotonic() - self.started[case], 2)
+            self.report.done[case] = seconds
             self.report.inputs[case] = inputs
             self._say(case, "done")
 
@@ -112,9 +114,7 @@ def run_job(
         OSError: a result cannot be written; nor could others.
         WorkerError: writing makes no progress.
     """
-    remove_leftovers_of(scans, out, also=REPORT)
-    chosen = choose_cases(scans, out, ledger, save_probabilities=save_probabilities)
-    ledger.writer.write(ledger.report)  # from now on the folder is this job's
+    chosen = start_job(scans, out, ledger, save_probabilities=save_probabilities)
     writer = BackgroundWriter(out) if workers else WriteHere()
     try:
         with open_scans(chosen, workers) as volumes:
@@ -141,15 +141,25 @@ def run_job(
 
 
 def _finish(ledger: Ledger, case: str, inputs: str, write: Write) -> None:
-    """Write a case's result and note it."""
-    write()
-    ledger.done(case, inputs)
+    """Write a case's result and note it. Raises OSError if it cannot be written."""
+    try:
+        write()
+    except OSError:
+        raise
+    except Exception as problem:
+        ledger.failed(case, problem)
+    else:
+        ledger.done(case, inputs)
 
 
-def choose_cases(
+def start_job(
     scans: Sequence[ScanFiles], out: Path, ledger: Ledger, *, save_probabilities: bool
 ) -> list[ScanFiles]:
-    """The cases that are still to be predicted; the others are noted as kept."""
+    """The cases that are still to be predicted; the others are noted as kept.
+
+    From now on the cases in the folder are this job's.
+    """
+    remove_leftovers_of(scans, out, also=ledger.writer.part.report)
     before, chosen = ledger.report.inputs, []
     for scan in scans:
         there = all((out / name).exists() for name in output_names(scan, save_probabilities))
@@ -157,6 +167,7 @@ def choose_cases(
             ledger.kept(scan.id)
         else:
             chosen.append(scan)
+    ledger.writer.begin(ledger.report)
     return chosen
 
 

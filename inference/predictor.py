@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import blosc2
 import numpy as np
@@ -16,13 +17,14 @@ from renalplan.errors import ModelError, PredictionError, UsageError
 from renalplan.files import atomic_file, content_hash, read_record, value_hash, write_json, writing
 from renalplan.geometry import Grid, Spacing
 from renalplan.images import Volume, write_volume
-from renalplan.imports import load_class
+from renalplan.imports import load_class, trusted
+from renalplan.inference.cluster import Cluster, run_on_cluster
 from renalplan.inference.decisions import CaseDecisions, Decisions
 from renalplan.inference.fields import MeanField, ProbabilityField
 from renalplan.inference.job import Ledger, run_job
 from renalplan.inference.options import InferenceOptions
-from renalplan.inference.report import PredictionReport, ReportWriter
-from renalplan.inference.scans import ScanFiles
+from renalplan.inference.report import Part, PredictionReport, ReportWriter
+from renalplan.inference.scans import ScanFiles, find_scans, require_apart
 from renalplan.inference.segmenter import Segmenter
 from renalplan.model_folder import WEIGHTS, ModelFolder
 from renalplan.parallel import usable_cores
@@ -76,6 +78,33 @@ class Predictor:
         where = str(model.path / "trainer.json")
         kind = load_class(spec.factory, Segmenter, where)  # type: ignore[type-abstract]
         return cls([kind(model, folds, options or InferenceOptions(), **spec.arguments)])
+
+    def recipe(self) -> dict[str, Any]:
+        """Plain values that `from_recipe` makes an equal predictor of, where the same files are seen."""
+        return {
+            "members": [
+                {
+                    "path": str(member.model.path.resolve()),
+                    "folds": member.folds,
+                    "options": {k: v for k, v in vars(member.options).items() if k != "progress"},
+                }
+                for member in self.members
+            ],
+            "weights": self.weights,
+            "plugins": trusted(),
+            "job": self.job(),
+        }
+
+    @classmethod
+    def from_recipe(cls, recipe: dict[str, Any]) -> Predictor:
+        """Open the models of a `recipe`. Raises: see `from_model`."""
+        members = [
+            cls.from_model(
+                member["path"], member["folds"], InferenceOptions(**member["options"])
+            ).members[0]
+            for member in recipe["members"]
+        ]
+        return cls(members, recipe["weights"])
 
     def field(self, volume: Volume) -> ProbabilityField:
         """Probabilities of the volume on its canonical grid.
@@ -186,18 +215,21 @@ class Predictor:
 
     def predict_folder(
         self,
-        scans: list[ScanFiles],
-        out: Path,
+        scans: str | Path | Sequence[ScanFiles],
+        out: str | Path,
         *,
         save_probabilities: bool = False,
         overwrite: bool = False,
         on_case: Callable[[str, str], None] | None = None,
         workers: int | None = None,
+        parts: int = 1,
+        part: int = 0,
+        cluster: Cluster | None = None,
     ) -> PredictionReport:
         """Predict cases one after the other; what a killed run finished is kept.
 
         Args:
-            scans: From `find_scans`.
+            scans: A folder of scans, one file, or cases from `find_scans`.
             out: Folder for segmentations, decisions (`<case>.json`) and `predict_report.json`.
             save_probabilities: Also write float16 probabilities.
             overwrite: Predict again what is already there.
@@ -206,22 +238,41 @@ class Predictor:
             workers: Processes that read the next cases while one is computed, so many volumes more
                 are in memory; 0 does everything here, one thing after the other. None takes 1 where
                 there is a core for it. The results are the same.
+            parts: Into how many parts the cases are divided.
+            part: Which of them to predict, from 0.
+            cluster: Predicts instead of this process, e.g. from `renalplan.inference.cluster.connect`.
 
         Raises:
-            UsageError: `out` holds predictions of another model and `overwrite` is not given.
+            UsageError: there is nothing to predict, `out` lies inside the input or holds predictions
+                of another model and `overwrite` is not given, or there is no such part.
+            ModelError: the model is damaged.
+            OSError: a result cannot be written.
+            WorkerError: writing makes no progress, or the cluster is gone.
         """
+        share = Part(index=part, count=parts)
+        out = Path(out)
+        if isinstance(scans, (str, Path)):
+            require_apart(Path(scans), out)
+            scans = list(find_scans(Path(scans), self.model.description.channels))
+        chosen = share.of(scans) if parts > 1 else list(scans)
         out.mkdir(parents=True, exist_ok=True)
         writer = ReportWriter(
             out=out,
             job=self.job(),
             models=[str(member.model.path) for member in self.members],
             folds=[member.folds for member in self.members],
+            part=share,
         )
-        before = {} if overwrite else writer.earlier_inputs()
+        before = writer.inputs_to_start_from([scan.id for scan in chosen], overwrite=overwrite)
         ledger = Ledger(writer, PredictionReport(inputs=before), on_case)
+        if cluster is not None:
+            run_on_cluster(
+                cluster, self.recipe(), chosen, out, ledger, save_probabilities=save_probabilities
+            )
+            return ledger.report
         if workers is None:
             workers = int(usable_cores() > 1)
-        run_job(self, scans, out, ledger, save_probabilities=save_probabilities, workers=workers)
+        run_job(self, chosen, out, ledger, save_probabilities=save_probabilities, workers=workers)
         return ledger.report
 
     def job(self) -> str:

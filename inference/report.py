@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from pydantic import Field
 
@@ -11,6 +15,19 @@ from renalplan.errors import PredictionError, UsageError
 from renalplan.files import Record, read_record, write_json
 
 REPORT = "predict_report.json"
+PART_REPORT = re.compile(r"predict_report\.part_\d+_of_\d+\.json")
+
+
+class HasId(Protocol):
+    """A case, as far as parts are concerned."""
+
+    @property
+    def id(self) -> str:
+        """Case id."""
+        ...
+
+
+Case = TypeVar("Case", bound=HasId)
 
 
 @dataclass
@@ -45,39 +62,115 @@ class ReportFile(Record):
     tracebacks: dict[str, str] = Field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One of `count` machines that share a folder's cases.
+
+    Attributes:
+        index: Which one, from 0.
+        count: How many there are; 1 is the whole.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise UsageError(f"--parts {self.count} must be at least 1.")
+        if not 0 <= self.index < self.count:
+            raise UsageError(
+                f"--part {self.index} of --parts {self.count} does not exist; "
+                f"parts are counted from 0 to {self.count - 1}."
+            )
+
+    def of(self, cases: Iterable[Case]) -> list[Case]:
+        """This part's cases: every `count`-th one by id, the same on every machine."""
+        return sorted(cases, key=lambda case: case.id)[self.index :: self.count]
+
+    @property
+    def report(self) -> str:
+        """File name of its report: no two parts write the same file."""
+        if self.count == 1:
+            return REPORT
+        return f"predict_report.part_{self.index}_of_{self.count}.json"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportWriter:
-    """Keeps the report of one job up to date.
+    """Keeps the report of one job, or of one part of it, up to date.
+
+    Several reports may lie in a folder: of the whole and of parts, of runs with other numbers of parts.
+    For each case the last one written that names it counts.
 
     Attributes:
         out: Folder of the segmentations.
         job: Fingerprint of models, folds and options.
         models: Model folders.
         folds: Folds of each model.
+        part: Which part of the cases is ours.
     """
 
     out: Path
     job: str
     models: list[str]
     folds: list[list[str]]
+    part: Part = field(default_factory=Part)
 
-    def earlier_inputs(self) -> dict[str, str]:
-        """What an earlier run of the same job predicted here, and from which files.
+    def inputs_to_start_from(self, cases: list[str], *, overwrite: bool) -> dict[str, str]:
+        """What the report says at the start of a run over these cases.
+
+        Raises:
+            UsageError: see `earlier_inputs`.
+            PredictionError: see `earlier_inputs`.
+        """
+        whole = self.part.count == 1
+        if overwrite:  # a part says of its own cases that they count no more, and of no others
+            return {} if whole else dict.fromkeys(cases, "")
+        return self.earlier_inputs(None if whole else cases)
+
+    def earlier_inputs(self, cases: Iterable[str] | None = None) -> dict[str, str]:
+        """What earlier runs of the same job predicted here, and from which files.
+
+        Args:
+            cases: Those of this part; None for all that any report names.
 
         Raises:
             UsageError: another job filled the folder.
-            PredictionError: the report there is damaged.
+            PredictionError: a report there is damaged.
         """
-        path = self.out / REPORT
-        if not path.is_file():
-            return {}
-        earlier = read_record(path, ReportFile, PredictionError)
-        if earlier.job != self.job:
+        last: dict[str, tuple[str, str]] = {}
+        for path in self._reports():
+            report = read_record(path, ReportFile, PredictionError)
+            last.update({case: (report.job, files) for case, files in report.inputs.items()})
+        if cases is not None:
+            wanted = set(cases)
+            last = {case: found for case, found in last.items() if case in wanted}
+        if any(job != self.job for job, _ in last.values()):
             raise UsageError(
                 f"{self.out} holds predictions of another model or other options; "
                 "choose another output folder, or add --overwrite."
             )
-        return earlier.inputs
+        return {case: files for case, (_, files) in last.items()}
+
+    def _reports(self) -> list[Path]:
+        """The reports in the folder, the last one written last."""
+        found = []
+        for path in self.out.glob(f"{Path(REPORT).stem}*.json"):
+            with suppress(FileNotFoundError):  # a whole run has just taken a part's report over
+                if path.name == REPORT or PART_REPORT.fullmatch(path.name):
+                    found.append((path.stat().st_mtime_ns, path))
+        return [path for _, path in sorted(found)]
+
+    def begin(self, report: PredictionReport) -> None:
+        """Write the state from which this run starts.
+
+        The report of the whole takes those of parts over, so they go.
+        """
+        self.write(report)
+        if self.part.count == 1:
+            for path in self._reports():
+                if path.name != REPORT:
+                    path.unlink(missing_ok=True)
 
     def write(self, report: PredictionReport) -> None:
         """Replace the report by this state, by rename."""
@@ -91,4 +184,4 @@ class ReportWriter:
             failed=report.failed,
             tracebacks=report.tracebacks,
         )
-        write_json(self.out / REPORT, value)
+        write_json(self.out / self.part.report, value)

@@ -68,6 +68,16 @@ def read_scan(scan: ScanFiles) -> Volume:
     return scan.read()
 
 
+def require_apart(images: Path, out: Path) -> None:
+    """Refuse an output inside the input, where the next run would take it for scans.
+
+    Raises:
+        UsageError: it lies there, or is the input.
+    """
+    if images.resolve() == out.resolve() or images.resolve() in out.resolve().parents:
+        raise UsageError(f"the output {out} lies inside the input {images}; choose another folder.")
+
+
 def find_scans(path: Path, channels: tuple[str, ...]) -> Iterator[ScanFiles]:
     """Cases of a folder, or of one file.
 

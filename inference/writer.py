@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
+from contextlib import suppress
 from pathlib import Path
 
 from renalplan.errors import WorkerError
@@ -69,9 +70,11 @@ class BackgroundWriter:
             self._thread.shutdown(wait=self._last is None)
 
     def _sizes(self) -> list[tuple[str, int]]:
-        return sorted(
-            (p.name, p.stat().st_size) for p in self.out.glob(f"{TEMPORARY}*") if p.exists()
-        )
+        found = []
+        for path in sorted(self.out.glob(f"{TEMPORARY}*")):
+            with suppress(FileNotFoundError):  # it has just become whole
+                found.append((path.name, path.stat().st_size))
+        return found
 
 
 class WriteHere:

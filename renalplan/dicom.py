@@ -150,6 +150,7 @@ def read_series(files: Sequence[Path]) -> Volume:
     if problem:
         raise DatasetError(problem)
     array = np.stack([planes[i].reshape(planes[i].shape[-2:]) for i in order])
+    planes.clear()
     if not np.isfinite(array).all():
         raise DatasetError(f"{Path(files[0]).parent} has voxels that are NaN or infinite.")
     grid = series_grid([slices[i] for i in order])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from renalplan.model_folder import ModelFolder
 from renalplan.workspace import DATASET_NAME, Workspace
 
 if TYPE_CHECKING:
-    from renalplan.inference.report import PredictionReport
+    from renalplan.inference.report import Part, PredictionReport
 
 
 def find_models(
@@ -65,6 +66,9 @@ def predict(
     save_probabilities: bool = False,
     overwrite: bool = False,
     workers: int | None = None,
+    parts: int = 1,
+    part: int | None = None,
+    dask: str | None = None,
     workspace: Workspace | None = None,
     progress: bool = True,
 ) -> PredictionReport:
@@ -85,6 +89,9 @@ def predict(
         overwrite: Predict again what is already there.
         workers: Processes that read the next cases while one is computed; 0 does everything in
             this process, one thing after the other; None takes 1 where there is a core for it.
+        parts: Into how many parts the cases are divided, for as many machines.
+        part: Which of them to predict, from 0; needed if there are several.
+        dask: Address of a dask scheduler whose workers predict; they must see the same files.
         workspace: Where models are looked up.
         progress: Show a progress bar.
 
@@ -92,30 +99,25 @@ def predict(
         UsageError: nothing to predict, or no (single) model.
     """
     images, out = Path(images), Path(out)
-    if images.resolve() == out.resolve() or images.resolve() in out.resolve().parents:
-        raise UsageError(f"the output {out} lies inside the input {images}; choose another folder.")
-    if not images.exists():
-        raise UsageError(f"input {images} does not exist.")
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"output {out} is not a folder; choose another name.")
-    if workers is not None and workers < 0:
-        raise UsageError(f"--workers {workers} is not possible; 0 computes in this process alone.")
+    share = _checked(images, out, workers, parts, part)
     chosen = find_models(workspace or Workspace.find(), models=models, task=task, trainers=trainers)
     for model in chosen:
         model.choose_folds(folds)
 
+    from renalplan.inference.cluster import connect
     from renalplan.inference.options import InferenceOptions
     from renalplan.inference.predictor import Predictor
     from renalplan.inference.scans import find_scans
 
     scans = list(find_scans(images, chosen[0].description.channels))
-    shown = CaseProgress(len(scans), show=progress)
+    shown = CaseProgress(len(share.of(scans)), show=progress)
     options = InferenceOptions(device=device, step=step, tta=tta, progress=shown.on_window)
-    options.torch_device()
+    if dask is None:
+        options.torch_device()
     members = [Predictor.from_model(model, folds, options).members[0] for model in chosen]
-    for member in members:
+    for member in members if dask is None else []:  # workers load them, on their devices
         member.load()
-    with shown:
+    with shown, connect(dask) if dask is not None else nullcontext() as cluster:
         return Predictor(members).predict_folder(
             scans,
             out,
@@ -123,7 +125,27 @@ def predict(
             overwrite=overwrite,
             on_case=shown.on_case,
             workers=workers,
+            parts=share.count,
+            part=share.index,
+            cluster=cluster,
         )
+
+
+def _checked(images: Path, out: Path, workers: int | None, parts: int, part: int | None) -> Part:
+    """Refuse paths and numbers that cannot work, before anything is opened."""
+    from renalplan.inference.report import Part
+    from renalplan.inference.scans import require_apart
+
+    require_apart(images, out)
+    if not images.exists():
+        raise UsageError(f"input {images} does not exist.")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"output {out} is not a folder; choose another name.")
+    if workers is not None and workers < 0:
+        raise UsageError(f"--workers {workers} is not possible; 0 computes in this process alone.")
+    if parts > 1 and part is None:
+        raise UsageError(f"--parts {parts} needs --part, which one to predict: 0 to {parts - 1}.")
+    return Part(index=part or 0, count=parts)
 
 
 def _dataset_name(workspace: Workspace, task: str) -> str:

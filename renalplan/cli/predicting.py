@@ -47,6 +47,15 @@ def predict(arguments: list[str] | None = None) -> int:
         "--save_probabilities", action="store_true", help="also write probabilities"
     )
     parser.add_argument("--overwrite", action="store_true", help="predict again what is there")
+    parser.add_argument(
+        "--parts", type=int, default=1, metavar="N", help="divide the cases among N machines"
+    )
+    parser.add_argument(
+        "--part", type=int, metavar="I", help="which part this machine predicts, 0 to N-1"
+    )
+    parser.add_argument(
+        "--dask", metavar="ADDRESS", help="dask scheduler whose workers predict, on shared files"
+    )
     add_workers(
         parser,
         "processes that read the next cases while one is computed, a scan more in memory each; "
@@ -71,6 +80,9 @@ def predict(arguments: list[str] | None = None) -> int:
         save_probabilities=given.save_probabilities,
         overwrite=given.overwrite,
         workers=given.workers,
+        parts=given.parts,
+        part=given.part,
+        dask=given.dask,
         workspace=Workspace.find(given.workspace),
     )
     kept = f", {len(report.kept)} were there already" if report.kept else ""

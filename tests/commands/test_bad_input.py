@@ -299,6 +299,13 @@ PREDICTION = [
         "another job's output", f"{PREDICT} --step 1", ("out holds predictions", "--overwrite"),
         lambda: shutil.copytree(MODEL / "fold_0/validation", "out"),
     ),
+    Situation("part not said", f"{PREDICT} --parts 3", ("--parts 3 needs --part", "0 to 2")),
+    Situation(
+        "part from 1", f"{PREDICT} --parts 3 --part 3", ("--part 3 of --parts 3", "from 0 to 2")
+    ),
+    Situation("part alone", f"{PREDICT} --part 1", ("--part 1 of --parts 1", "from 0")),
+    Situation("no parts", f"{PREDICT} --parts 0 --part 0", ("--parts 0 must be at least 1",)),
+    Situation("workers below 0", f"{PREDICT} --workers -1", ("--workers -1", "0 computes")),
     Situation(
         "one DICOM image", "predict -i slice.dcm -o out", ("slice.dcm is one image", "the series' folder"),
         lambda: Path("slice.dcm").write_bytes(b"\0" * 128 + b"DICM"),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import pytest
 
 from renalplan.errors import ModelError
 from renalplan.images import Volume
-from renalplan.inference import readers
+from renalplan.inference import predictor, readers
 from renalplan.inference.options import InferenceOptions
 from renalplan.inference.predictor import Predictor
 from renalplan.inference.report import PredictionReport
@@ -162,11 +165,7 @@ def test_a_reader_that_dies_costs_one_case_at_most(
 ) -> None:
     for name in ("a", "killed", "killed_once", "z"):
         write_scan(tmp_path / "in" / f"{name}_0000.nii.gz")
-    real = readers.ReadAhead
-
-    def stubbed(scans: Any, ahead: int) -> Any:
-        return real(scans, ahead, function="stub_readers:read")
-
+    stubbed = partial(readers.ReadAhead, function="stub_readers:read")
     monkeypatch.setattr(readers, "ReadAhead", stubbed)
     report = _predict(make_model(), tmp_path, workers=1)
     assert list(report.done) == ["a", "killed_once", "z"]
@@ -185,9 +184,9 @@ def test_cases_and_windows_are_reported_as_they_come(
     model, said = make_model(), []
     told: Callable[..., None] = lambda *what: said.append(what)  # noqa: E731
     options = InferenceOptions(device="cpu", progress=told)
-    predictor = Predictor.from_model(model, None, options)
+    given = Predictor.from_model(model, None, options)
     scans = list(find_scans(tmp_path / "in", ("MR",)))
-    predictor.predict_folder(scans, tmp_path / "out", on_case=told, workers=workers)
+    given.predict_folder(scans, tmp_path / "out", on_case=told, workers=workers)
     cases = [what for what in said if len(what) == 2]
     assert sorted(case for case, state in cases if state == "started") == ["a", "b", "c"]
     assert [case for case, state in cases if state == "done"] == ["a", "c"]
@@ -197,5 +196,60 @@ def test_cases_and_windows_are_reported_as_they_come(
     assert len(sweeps) == 2
     assert all(done <= total for _, done, total in windows)
     said.clear()
-    predictor.predict_folder(scans, tmp_path / "out", on_case=told, workers=workers)
+    given.predict_folder(scans, tmp_path / "out", on_case=told, workers=workers)
     assert said[:2] == [("a", "kept"), ("c", "kept")]
+
+
+def test_reading_computing_and_writing_go_on_at_the_same_time(
+    make_model: Make, write_scan: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing here could end if one waited for the other."""
+    for name in ("a", "b_once", "c"):
+        write_scan(tmp_path / "in" / f"{name}_0000.nii.gz")
+    stubbed = partial(readers.ReadAhead, function="stub_readers:read")
+    monkeypatch.setattr(readers, "ReadAhead", stubbed)
+    computing_b, met = threading.Event(), []
+    real_segment, real_write = Predictor.segment_case, predictor.write_volume
+
+    def segment(self: Predictor, scan: ScanFiles, *given: Any, **values: Any) -> Any:
+        if scan.id == "a":  # b is read while a is computed
+            limit = time.monotonic() + 60
+            while not Path(f"{tmp_path / 'in' / 'b_once_0000.nii.gz'}.seen").exists():
+                assert time.monotonic() < limit
+                time.sleep(0.01)
+            met.append("read")
+        if scan.id == "b_once":
+            computing_b.set()
+        return real_segment(self, scan, *given, **values)
+
+    def write(path: Path, *given: Any) -> None:
+        if path.name == "a.nii.gz" and computing_b.wait(60):  # a is written while b is computed
+            met.append("written")
+        real_write(path, *given)
+
+    monkeypatch.setattr(Predictor, "segment_case", segment)
+    monkeypatch.setattr(predictor, "write_volume", write)
+    report = _predict(make_model(), tmp_path, workers=1)
+    assert list(report.done) == ["a", "b_once", "c"]
+    assert met == ["read", "written"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_result_that_fits_no_grid_fails_its_case_alone(
+    make_model: Make,
+    write_scan: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: int,
+) -> None:
+    for name in "ab":
+        write_scan(tmp_path / "in" / f"{name}_0000.nii.gz")
+    real = predictor.write_volume
+
+    def write(path: Path, array: np.ndarray, grid: Any) -> None:
+        real(path, array[1:] if path.name.startswith("a") else array, grid)
+
+    monkeypatch.setattr(predictor, "write_volume", write)
+    report = _predict(make_model(), tmp_path, workers=workers)
+    assert list(report.done) == ["b"]
+    assert "does not fit a grid" in report.failed["a"]
