@@ -31,6 +31,7 @@ from renalplan.imports import load_class
 from renalplan.inference.decisions import CaseDecisions, Decisions
 from renalplan.inference.fields import MeanField, ProbabilityField
 from renalplan.inference.segmenter import InferenceOptions, Segmenter
+from renalplan.inference.weights import member_weights
 from renalplan.model_folder import WEIGHTS, ModelFolder
 
 REPORT = "predict_report.json"
@@ -80,7 +81,7 @@ class Predictor:
         if not members:
             raise UsageError("no model to predict with.")
         self.members = members
-        self.weights = weights
+        self.weights = member_weights(weights, len(members), "models")
         first = members[0].model
         for member in members[1:]:
             if member.model.scheme != first.scheme:

@@ -42,7 +42,9 @@ def find_models(
                 f"no model {', '.join(sorted(missing))} in {results}; "
                 f"there are {', '.join(p.name for p in found) or 'none'}."
             )
-        found = chosen
+        found = sorted(
+            chosen, key=lambda path: trainers.index(path.name)
+        )  # weights have that order
     if not found:
         raise UsageError(f"no trained model in {results}; train one, or give its folder with -m.")
     if len(found) > 1 and not trainers:
@@ -59,6 +61,7 @@ def predict(
     task: str | None = None,
     trainers: list[str] | None = None,
     folds: list[str] | None = None,
+    weights: Sequence[float] | None = None,
     device: str = "auto",
     step: float = 0.5,
     tta: bool = False,
@@ -76,6 +79,7 @@ def predict(
         task: Dataset whose models to use.
         trainers: Model names of that dataset.
         folds: Folds to average; all finished ones if None.
+        weights: How much each model counts, in their order; all alike if None.
         device: auto, cpu, cuda, cuda:N or mps.
         step: Window distance as a share of the patch.
         tta: Average over mirrored copies.
@@ -85,7 +89,8 @@ def predict(
         progress: Show a progress bar.
 
     Raises:
-        UsageError: nothing to predict, or no (single) model.
+        UsageError: nothing to predict, no (single) model, or weights that do not fit the models.
+        ModelError: the models do not have the same labels or channels.
     """
     images, out = Path(images), Path(out)
     if images.resolve() == out.resolve() or images.resolve() in out.resolve().parents:
@@ -100,14 +105,16 @@ def predict(
 
     from renalplan.inference.predictor import Predictor, find_scans
     from renalplan.inference.segmenter import InferenceOptions
+    from renalplan.inference.weights import member_weights
 
+    counted = member_weights(weights, len(chosen), "models")
     scans = list(find_scans(images, chosen[0].description.channels))
     options = InferenceOptions(device=device, step=step, tta=tta)
     options.torch_device()
     members = [Predictor.from_model(model, folds, options).members[0] for model in chosen]
+    predictor = Predictor(members, counted)  # refuses models that do not go together
     for member in members:
         member.load()
-    predictor = Predictor(members)
     with counter(len(scans), "predict", progress) as advance:
         return predictor.predict_folder(
             scans,

@@ -15,7 +15,8 @@ def predict(arguments: list[str] | None = None) -> int:
     """Segment scans."""
     parser = make_parser(
         "predict",
-        "Segment every scan of a folder, averaging a model's folds. Outputs lie on exactly the "
+        "Segment every scan of a folder, averaging a model's folds, and several models of the same "
+        "labels. Outputs lie on exactly the "
         "scans' own grids. Running it again continues.",
         "renalplan_predict -i scans -o segmentations",
     )
@@ -28,6 +29,13 @@ def predict(arguments: list[str] | None = None) -> int:
     parser.add_argument("-tr", dest="trainers", nargs="+", help="its models by name")
     parser.add_argument(
         "-f", dest="folds", nargs="+", help="folds to average (default: all finished)"
+    )
+    parser.add_argument(
+        "--weights",
+        type=float,
+        nargs="+",
+        metavar="W",
+        help="how much each model counts, in their order (default: all alike)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps")
     parser.add_argument(
@@ -56,6 +64,7 @@ def predict(arguments: list[str] | None = None) -> int:
         task=given.task,
         trainers=given.trainers,
         folds=given.folds,
+        weights=given.weights,
         device=given.device,
         step=given.step,
         tta=given.tta,

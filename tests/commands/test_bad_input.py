@@ -289,6 +289,11 @@ PREDICTION = [
         "code of a stranger", PREDICT, ("module 'stranger'", "add --plugin stranger"),
         stranger_in_trainer_json,
     ),
+    Situation(
+        "a weight too many", f"{PREDICT} -m {MODEL} --weights 2 1",
+        ("--weights 2 1: 2 for 1 models", "one to each"),
+    ),
+    Situation("weight negative", f"{PREDICT} --weights -1", ("--weights -1", "must be above 0")),
     Situation("step zero", f"{PREDICT} --step 0", ("--step 0", "above 0 and at most 1")),
     Situation("device unknown", f"{PREDICT} --device gpu", ("--device gpu", "cuda:N")),
     Situation(

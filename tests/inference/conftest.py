@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from safetensors.torch import save_file
+from scipy.ndimage import gaussian_filter
 
 from renalplan import imports
 from renalplan.dataset import DatasetDescription
@@ -50,6 +51,8 @@ def make_model(tmp_path: Path) -> Callable[..., ModelFolder]:
         sign: float = 1.0,
         folds: tuple[str, ...] = ("0",),
         labels: dict[str, int] | None = None,
+        spacing: tuple[float, float, float] = (2.0, 1.0, 1.0),
+        segmenter: str = "staged:StagedSegmenter",
     ) -> ModelFolder:
         plan = Plan(
             name="renal",
@@ -61,7 +64,7 @@ def make_model(tmp_path: Path) -> Callable[..., ModelFolder]:
             stages=(
                 StagePlan(
                     name="whole",
-                    spacing=(2.0, 1.0, 1.0),
+                    spacing=spacing,
                     median_shape=(10, 12, 14),
                     patch_size=(8, 8, 8),
                     batch_size=2,
@@ -80,7 +83,10 @@ def make_model(tmp_path: Path) -> Callable[..., ModelFolder]:
             configuration="whole",
             settings={},
             networks={"whole": NETWORK},
-            segmenter=SegmenterSpec(arguments={"stages": {"whole": "whole"}}),
+            segmenter=SegmenterSpec(
+                factory=f"renalplan.inference.segmenters.{segmenter}",
+                arguments={"stages": {"whole": "whole"}},
+            ),
         )
         model = ModelFolder.create(tmp_path / name, plan, description, record)
         for fold in folds:
@@ -103,6 +109,11 @@ def write_scan() -> Callable[..., np.ndarray]:
         image = sitk.GetImageFromArray(values.get("sign", 1) * array)
         image.SetSpacing((1.0, 1.0, 2.0))
         image.SetOrigin((5.0, -7.0, 11.0))
+        if "noise" in values:  # smooth, so that every grid sees much the same
+            noise = np.random.default_rng(values["noise"]).normal(size=array.shape)
+            array = 6 * gaussian_filter(noise, 1.5).astype(np.float32)
+            image = sitk.GetImageFromArray(array)
+            image.SetSpacing((1.0, 1.0, 2.0))
         if values.get("turned", False):
             image = sitk.Flip(sitk.PermuteAxes(image, (2, 0, 1)), (True, False, True), False)
         path.parent.mkdir(parents=True, exist_ok=True)
