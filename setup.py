@@ -25,6 +25,7 @@ COMMANDS = {
     "renalplan_plan_and_preprocess": "plan_and_preprocess",
     "renalplan_train": "train",
     "renalplan_predict": "predict",
+    "renalplan_ensemble": "ensemble",
     "renalplan_evaluate": "evaluate",
     "renalplan_export_model": "export_model",
     "renalplan_install_model": "install_model",

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,18 +17,21 @@ from renalplan.dataset import find_images, require_channels
 from renalplan.errors import ModelError, PredictionError, RenalplanError, UsageError
 from renalplan.files import (
     Record,
-    atomic_file,
     content_hash,
     read_record,
     value_hash,
     write_json,
-    writing,
 )
 from renalplan.geometry import Grid, Spacing
 from renalplan.images import ENDINGS, Volume, image_ending, read_channels, write_volume
 from renalplan.imports import load_class
 from renalplan.inference.decisions import CaseDecisions, Decisions
 from renalplan.inference.fields import MeanField, ProbabilityField
+from renalplan.inference.probabilities import (
+    ProbabilityRecord,
+    probability_files,
+    write_probabilities,
+)
 from renalplan.inference.segmenter import InferenceOptions, Segmenter
 from renalplan.inference.weights import member_weights
 from renalplan.model_folder import WEIGHTS, ModelFolder
@@ -193,7 +195,13 @@ class Predictor:
             for remark in found.remarks:
                 log.info("%s: %s", scan.id, remark)
         if save_probabilities:
-            write_probabilities(out / f"{scan.id}.probabilities.b2nd", field, volume)
+            record = ProbabilityRecord(
+                models=tuple(str(member.model.path) for member in self.members),
+                ending=scan.ending,
+                labels=self.model.scheme,
+                grid=volume.grid,
+            )
+            write_probabilities(out, scan.id, field, record)
         labels = field.labels(self.model.scheme)
         self._write_decisions(out / f"{scan.id}.json", scan.id, decisions)
         write_volume(out / f"{scan.id}{scan.ending}", labels, volume.grid)
@@ -237,7 +245,7 @@ class Predictor:
             state = "done"
             wanted = [out / f"{scan.id}{scan.ending}"]
             if save_probabilities:
-                wanted.append(out / f"{scan.id}.probabilities.b2nd")
+                wanted += probability_files(out, scan.id)
             state_of_inputs = scan.fingerprint()
             if before.get(scan.id) == state_of_inputs and all(p.exists() for p in wanted):
                 report.kept.append(scan.id)
@@ -335,23 +343,3 @@ def find_scans(path: Path, channels: tuple[str, ...]) -> Iterator[ScanFiles]:
     for file in plain:
         ending = image_ending(file) or ".nii.gz"
         yield ScanFiles(id=file.name.removesuffix(ending), images=(file,), ending=ending)
-
-
-def write_probabilities(path: Path, field: ProbabilityField, volume: Volume) -> None:
-    """Write (heads, *the file's own axis order) float16, slab by slab, as a blosc2 array."""
-    orientation = volume.orientation
-    shape = (field.heads, *volume.grid.shape)
-    with atomic_file(path) as temporary:
-        temporary.unlink(missing_ok=True)
-        with writing(path, RuntimeError):
-            target = blosc2.zeros(shape, dtype=np.float16, urlpath=str(temporary), mode="w")
-        axis = orientation.order[0]  # canonical z is this axis of the file's array
-        length = field.shape[0]
-        for start, stop in field.slabs():
-            part = orientation.undo(field.slab(start, stop).numpy().astype(np.float16))
-            if orientation.flipped[0]:
-                start, stop = length - stop, length - start
-            where = [slice(None)] * 4
-            where[1 + axis] = slice(start, stop)
-            with writing(path, RuntimeError):
-                target[tuple(where)] = np.ascontiguousarray(part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from renalplan.cli.datasets import check, phantom
+from renalplan.cli.ensembling import ensemble
 from renalplan.cli.models import export_model, install_model
 from renalplan.cli.plans import plan_and_preprocess
 from renalplan.cli.predicting import predict
@@ -11,6 +12,7 @@ from renalplan.cli.training import train
 
 __all__ = [
     "check",
+    "ensemble",
     "evaluate",
     "export_model",
     "install_model",

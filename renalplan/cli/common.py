@@ -92,7 +92,7 @@ def make_parser(name: str, text: str, example: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    if name not in ("phantom", "evaluate"):
+    if name not in ("phantom", "evaluate", "ensemble"):
         parser.add_argument(
             "--workspace",
             help="folder with raw/, preprocessed/ and results/ "

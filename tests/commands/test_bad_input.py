@@ -310,6 +310,13 @@ PREDICTION = [
     ),
 ]  # fmt: skip
 
+ENSEMBLES = [
+    Situation("one folder", f"ensemble {SCANS} -o out", (f"{SCANS} holds no probabilities",)),
+    Situation("no folder", "ensemble nowhere work -o out", ("nowhere is not a folder", "give")),
+    Situation("no output", "ensemble work work", ("required: -o",)),
+    Situation("weight in words", "ensemble a b -o out --weights one two", ("--weights", "'one'")),
+]
+
 EVALUATION = [
     Situation("no predictions", f"evaluate nowhere {TRUTH}", ("nowhere is not a folder", "give")),
     Situation(
@@ -372,7 +379,7 @@ COMMAND_LINES = [
 ]
 
 SITUATIONS = [
-    *CHECKS, *PLANNING, *TRAINING, *PREDICTION, *EVALUATION, *PHANTOMS, *COMMAND_LINES,
+    *CHECKS, *PLANNING, *TRAINING, *PREDICTION, *ENSEMBLES, *EVALUATION, *PHANTOMS, *COMMAND_LINES,
 ]  # fmt: skip
 
 

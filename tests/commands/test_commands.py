@@ -21,6 +21,7 @@ COMMANDS = (
     "plan_and_preprocess",
     "train",
     "predict",
+    "ensemble",
     "evaluate",
     "export_model",
     "install_model",
@@ -240,6 +241,25 @@ def test_prediction_continues_and_evaluation_writes_tables(here: Path, run: Run)
     for name in ("per_case.csv", "summary.json", "summary.html"):
         assert (here / "tables" / name).is_file()
         assert f"tables/{name}" in ran.out
+
+
+def test_saved_probabilities_are_averaged(here: Path, run: Run) -> None:
+    predict = f"predict -i {DATA / 'imagesTs'} --device cpu --save_probabilities"
+    assert run(f"{predict} -o half").status == 0
+    assert run(f"{predict} -o whole --step 1").status == 0
+    ensemble = "ensemble half whole -o out --weights 1 3"
+    ran = run(ensemble)
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out == "1 cases averaged: out\n"
+    assert (here / "out" / "new.nii.gz").is_file()
+    assert "0 cases averaged, 1 were there already" in run(ensemble).out
+    assert "other weights" in run("ensemble half whole -o out --weights 3 1").err
+    (here / "whole" / "new.probabilities.json").unlink()
+    ran = run(f"{ensemble} --overwrite")
+    assert ran.status == 2
+    assert "whole/new.probabilities.json is missing" in ran.err
+    assert run(f"{predict} -o whole --step 1").out.startswith("1 cases predicted")
+    assert run(f"{ensemble} --overwrite").status == 0
 
 
 def test_a_perfect_answer_passes_its_requirement(here: Path, run: Run) -> None:
