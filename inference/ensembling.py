@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,21 +13,26 @@ from numpy.typing import NDArray
 
 from renalplan.errors import PredictionError, RenalplanError, UsageError
 from renalplan.files import Record, read_record, value_hash, write_json
-from renalplan.images import write_file_array
+from renalplan.geometry import Orientation
+from renalplan.images import write_volume
 from renalplan.inference import fields
+from renalplan.inference.postprocessing.apply import apply_rules
+from renalplan.inference.postprocessing.shared import agreed
 from renalplan.inference.predictor import REPORT as PREDICT_REPORT
 from renalplan.inference.predictor import PredictionReport
 from renalplan.inference.probabilities import SavedProbabilities, probability_files, saved_cases
 from renalplan.inference.weights import member_weights
+from renalplan.postprocessing import Rule
 
 REPORT = "ensemble_report.json"
+log = logging.getLogger(__name__)
 
 
 class EnsembleReport(Record):
     """ensemble_report.json: which folders were averaged how, with what success.
 
     Attributes:
-        job: Fingerprint of folders and weights.
+        job: Fingerprint of folders, weights and rules.
         folders: What was averaged.
         weights: How much each counts; None if all count alike.
         models: Folder -> the models its probabilities are of.
@@ -52,15 +58,23 @@ class Ensemble:
         weights: One a folder; None if all count alike.
         cases: What all of them hold.
         models: Folder -> the models of its first case.
+        rules: Of the models, where all agree on them.
     """
 
     folders: tuple[Path, ...]
     weights: list[float] | None
     cases: tuple[str, ...]
     models: dict[str, tuple[str, ...]]
+    rules: tuple[Rule, ...] = ()
 
     @classmethod
-    def open(cls, folders: Sequence[Path], weights: Sequence[float] | None = None) -> Ensemble:
+    def open(
+        cls,
+        folders: Sequence[Path],
+        weights: Sequence[float] | None = None,
+        *,
+        postprocessing: bool = True,
+    ) -> Ensemble:
         """Check every case of every folder, before any is averaged.
 
         Raises:
@@ -77,10 +91,14 @@ class Ensemble:
         for folder in folders[1:]:
             _require_same_cases(cases, folders[0], folder)
         models: dict[str, tuple[str, ...]] = {}
+        rules: dict[str, tuple[Rule, ...]] = {}
         for case in cases:
             for folder, member in zip(folders, _open_case(folders, case), strict=True):
                 models.setdefault(str(folder), member.record.models)
-        return cls(tuple(folders), counted, tuple(cases), models)
+                if member.record.postprocessing not in rules.values():
+                    rules[str(member.path)] = member.record.postprocessing
+        shared = agreed(list(rules.values()), list(rules)) if postprocessing else ()
+        return cls(tuple(folders), counted, tuple(cases), models, shared)
 
     def average(self, case: str, out: Path) -> Path:
         """Write the segmentation of a case's mean probabilities on the scan's grid, by rename.
@@ -91,14 +109,22 @@ class Ensemble:
         """
         members = _open_case(self.folders, case)
         record = members[0].record
-        labels = mean_labels(members, self.weights)
+        orientation = Orientation.of(record.grid)
+        labels = orientation.apply(mean_labels(members, self.weights))
+        if self.rules:
+            spacing = orientation.spacing(record.grid)
+            labels, removed = apply_rules(labels, spacing, record.labels, self.rules)
+            for found in removed:
+                log.info("%s: %s", case, found.sentence())
         path = out / f"{case}{record.ending}"
-        write_file_array(path, labels, record.grid)
+        write_volume(path, labels, record.grid)
         return path
 
     def job(self) -> str:
-        """Fingerprint of folders and weights."""
-        return value_hash([[str(folder.resolve()) for folder in self.folders], self.weights])
+        """Fingerprint of folders, weights and rules."""
+        folders = [str(folder.resolve()) for folder in self.folders]
+        rules = [rule.model_dump(mode="json") for rule in self.rules]
+        return value_hash([folders, self.weights, rules])
 
     def fingerprint(self, case: str) -> str:
         """Changes when a case's files do."""
@@ -138,6 +164,7 @@ def ensemble_folders(
     out: str | Path,
     *,
     weights: Sequence[float] | None = None,
+    postprocessing: bool = True,
     overwrite: bool = False,
     on_case: Callable[[str, str], None] | None = None,
 ) -> PredictionReport:
@@ -148,6 +175,7 @@ def ensemble_folders(
         out: Folder for the segmentations and `ensemble_report.json`. What a killed run finished
             there is kept.
         weights: How much each folder counts; all alike if None.
+        postprocessing: Apply the models' rules, if the folders agree on them.
         overwrite: Average again what is already there.
         on_case: Called with (case, `done`, `kept` or the reason of failure).
 
@@ -156,7 +184,8 @@ def ensemble_folders(
             else.
     """
     out = Path(out)
-    ensemble = Ensemble.open([Path(folder) for folder in folders], weights)
+    paths = [Path(folder) for folder in folders]
+    ensemble = Ensemble.open(paths, weights, postprocessing=postprocessing)
     before = _earlier_inputs(ensemble, out, overwrite)
     report = PredictionReport(inputs=dict(before))
     out.mkdir(parents=True, exist_ok=True)
@@ -227,8 +256,8 @@ def _earlier_inputs(ensemble: Ensemble, out: Path, overwrite: bool) -> dict[str,
     earlier = read_record(path, EnsembleReport, PredictionError)
     if earlier.job != ensemble.job():
         raise UsageError(
-            f"{out} holds the mean of other folders or other weights; choose another output "
-            "folder, or add --overwrite."
+            f"{out} holds the mean of other folders, or with other weights or options; choose "
+            "another output folder, or add --overwrite."
         )
     return earlier.inputs
 

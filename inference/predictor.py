@@ -27,6 +27,8 @@ from renalplan.images import ENDINGS, Volume, image_ending, read_channels, write
 from renalplan.imports import load_class
 from renalplan.inference.decisions import CaseDecisions, Decisions
 from renalplan.inference.fields import MeanField, ProbabilityField
+from renalplan.inference.postprocessing.apply import Removed, apply_rules, as_decisions
+from renalplan.inference.postprocessing.shared import shared_rules
 from renalplan.inference.probabilities import (
     ProbabilityRecord,
     probability_files,
@@ -37,6 +39,7 @@ from renalplan.inference.weights import member_weights
 from renalplan.model_folder import WEIGHTS, ModelFolder
 
 REPORT = "predict_report.json"
+POSTPROCESSING_NAME = "postprocessing"  # beside the models' names in <case>.json
 log = logging.getLogger(__name__)
 
 
@@ -79,7 +82,13 @@ class ReportFile(Record):
 class Predictor:
     """Predicts with one model, or with the mean of several that share their labels."""
 
-    def __init__(self, members: list[Segmenter], weights: list[float] | None = None) -> None:
+    def __init__(
+        self,
+        members: list[Segmenter],
+        weights: list[float] | None = None,
+        *,
+        postprocessing: bool = True,
+    ) -> None:
         if not members:
             raise UsageError("no model to predict with.")
         self.members = members
@@ -94,6 +103,7 @@ class Predictor:
             if member.model.description.channels != first.description.channels:
                 raise ModelError(f"{member.model.path} and {first.path} have different channels.")
         self.model = first
+        self.rules = shared_rules([m.model for m in members]) if postprocessing else ()
 
     @classmethod
     def from_model(
@@ -103,6 +113,7 @@ class Predictor:
         options: InferenceOptions | None = None,
         *,
         unfinished: bool = False,
+        postprocessing: bool = True,
     ) -> Predictor:
         """Open a model folder.
 
@@ -111,6 +122,7 @@ class Predictor:
             folds: Which folds to average; None takes all finished ones.
             options: Device, step, mirroring.
             unfinished: Take `folds` as they are, for validating a fold that has just been trained.
+            postprocessing: Apply the model's rules, if it has any (`postprocessing.json`).
 
         Raises:
             ModelError: the folder is no model, or a fold is not finished.
@@ -121,7 +133,8 @@ class Predictor:
         spec = model.record.segmenter
         where = str(model.path / "trainer.json")
         kind = load_class(spec.factory, Segmenter, where)  # type: ignore[type-abstract]
-        return cls([kind(model, folds, options or InferenceOptions(), **spec.arguments)])
+        member = kind(model, folds, options or InferenceOptions(), **spec.arguments)
+        return cls([member], postprocessing=postprocessing)
 
     def field(self, volume: Volume) -> ProbabilityField:
         """Probabilities of the volume on its canonical grid.
@@ -180,7 +193,15 @@ class Predictor:
             origin=(0.0, 0.0, 0.0),
             direction=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
         )
-        return self.field(Volume(array=image, spacing=spacing, grid=grid)).labels(self.model.scheme)
+        field = self.field(Volume(array=image, spacing=spacing, grid=grid))
+        return self._labels(field, spacing)[0]
+
+    def _labels(self, field: ProbabilityField, spacing: Spacing) -> tuple[NDArray, list[Removed]]:
+        """The label map that obeys the rules, and what they removed."""
+        labels = field.labels(self.model.scheme)
+        if not self.rules:
+            return labels, []
+        return apply_rules(labels, spacing, self.model.scheme, self.rules)
 
     def predict_files(
         self, scan: ScanFiles, out: Path, *, save_probabilities: bool = False
@@ -191,6 +212,9 @@ class Predictor:
         """
         volume = read_channels(scan.images)
         field, decisions = self.decided(volume)
+        labels, removed = self._labels(field, volume.spacing)
+        if removed:
+            decisions[POSTPROCESSING_NAME] = as_decisions(removed)
         for found in decisions.values():
             for remark in found.remarks:
                 log.info("%s: %s", scan.id, remark)
@@ -200,9 +224,9 @@ class Predictor:
                 ending=scan.ending,
                 labels=self.model.scheme,
                 grid=volume.grid,
+                postprocessing=self.rules,
             )
             write_probabilities(out, scan.id, field, record)
-        labels = field.labels(self.model.scheme)
         self._write_decisions(out / f"{scan.id}.json", scan.id, decisions)
         write_volume(out / f"{scan.id}{scan.ending}", labels, volume.grid)
 
@@ -282,7 +306,8 @@ class Predictor:
             options = member.options
             rules = member.model.record.segmenter.model_dump(mode="json")
             parts.append([weights, member.folds, options.step, options.tta, rules])
-        return value_hash([parts, self.weights])
+        applied = [rule.model_dump(mode="json") for rule in self.rules]
+        return value_hash([parts, self.weights, *([applied] if applied else [])])
 
     def _earlier_inputs(self, out: Path) -> dict[str, str]:
         """What an earlier run of the same job predicted here, and from which files."""

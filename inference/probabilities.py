@@ -23,6 +23,7 @@ from renalplan.geometry import Grid, Orientation
 from renalplan.images import ENDINGS
 from renalplan.inference.fields import ProbabilityField
 from renalplan.labels import LabelScheme
+from renalplan.postprocessing import Rule
 
 ARRAY, RECORD = ".probabilities.b2nd", ".probabilities.json"
 AGAIN = "predict again with --save_probabilities"
@@ -36,6 +37,7 @@ class ProbabilityRecord(Record):
         ending: File format of the scan, which a segmentation gets too.
         labels: What the heads mean, and how they turn into labels.
         grid: The scan's.
+        postprocessing: The rules of the models, which a segmentation obeys and probabilities do not.
     """
 
     version: Literal[1] = 1
@@ -43,6 +45,7 @@ class ProbabilityRecord(Record):
     ending: str
     labels: LabelScheme
     grid: Grid
+    postprocessing: tuple[Rule, ...] = ()
 
     @model_validator(mode="after")
     def _sound(self) -> ProbabilityRecord:

@@ -66,6 +66,7 @@ def predict(
     step: float = 0.5,
     tta: bool = False,
     save_probabilities: bool = False,
+    postprocessing: bool = True,
     overwrite: bool = False,
     workspace: Workspace | None = None,
     progress: bool = True,
@@ -84,6 +85,7 @@ def predict(
         step: Window distance as a share of the patch.
         tta: Average over mirrored copies.
         save_probabilities: Also write probabilities (float16).
+        postprocessing: Apply the models' rules (`postprocessing.json`), if they agree on them.
         overwrite: Predict again what is already there.
         workspace: Where models are looked up.
         progress: Show a progress bar.
@@ -112,7 +114,9 @@ def predict(
     options = InferenceOptions(device=device, step=step, tta=tta)
     options.torch_device()
     members = [Predictor.from_model(model, folds, options).members[0] for model in chosen]
-    predictor = Predictor(members, counted)  # refuses models that do not go together
+    predictor = Predictor(
+        members, counted, postprocessing=postprocessing
+    )  # refuses models that do not go together
     for member in members:
         member.load()
     with counter(len(scans), "predict", progress) as advance:

@@ -121,6 +121,16 @@ def add_workers(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--workers", type=int, metavar="N", help=what)
 
 
+def add_postprocessing(parser: argparse.ArgumentParser) -> None:
+    """--postprocessing and --no-postprocessing."""
+    parser.add_argument(
+        "--postprocessing",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="apply the rules in the model's postprocessing.json, if it has one (default: yes)",
+    )
+
+
 def add_plugins(parser: argparse.ArgumentParser) -> None:
     """--plugin, for models with code of the user's own."""
     parser.add_argument(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from renalplan.cli.common import command, make_parser
+from renalplan.cli.common import add_postprocessing, command, make_parser
 
 
 @command
@@ -28,6 +28,7 @@ def ensemble(arguments: list[str] | None = None) -> int:
         metavar="W",
         help="how much each folder counts, in their order (default: all alike)",
     )
+    add_postprocessing(parser)
     parser.add_argument("--overwrite", action="store_true", help="average again what is there")
     given = parser.parse_args(arguments)
 
@@ -40,6 +41,7 @@ def ensemble(arguments: list[str] | None = None) -> int:
             given.folders,
             given.out,
             weights=given.weights,
+            postprocessing=given.postprocessing,
             overwrite=given.overwrite,
             on_case=lambda *_: advance(),
         )

@@ -6,7 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from renalplan.cli.common import add_plugins, command, make_parser, trust_plugins
+from renalplan.cli.common import (
+    add_plugins,
+    add_postprocessing,
+    command,
+    make_parser,
+    trust_plugins,
+)
 from renalplan.workspace import Workspace
 
 
@@ -50,6 +56,7 @@ def predict(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--save_probabilities", action="store_true", help="also write probabilities"
     )
+    add_postprocessing(parser)
     parser.add_argument("--overwrite", action="store_true", help="predict again what is there")
     add_plugins(parser)
     given = parser.parse_args(arguments)
@@ -69,6 +76,7 @@ def predict(arguments: list[str] | None = None) -> int:
         step=given.step,
         tta=given.tta,
         save_probabilities=given.save_probabilities,
+        postprocessing=given.postprocessing,
         overwrite=given.overwrite,
         workspace=Workspace.find(given.workspace),
     )

@@ -294,6 +294,10 @@ PREDICTION = [
         ("--weights 2 1: 2 for 1 models", "one to each"),
     ),
     Situation("weight negative", f"{PREDICT} --weights -1", ("--weights -1", "must be above 0")),
+    Situation(
+        "unknown rule", PREDICT, (f"{MODEL / 'postprocessing.json'}: rules.0", "keep_largest"),
+        lambda: (MODEL / "postprocessing.json").write_text('{"rules": [{"rule": "keep_largest"}]}'),
+    ),
     Situation("step zero", f"{PREDICT} --step 0", ("--step 0", "above 0 and at most 1")),
     Situation("device unknown", f"{PREDICT} --device gpu", ("--device gpu", "cuda:N")),
     Situation(

@@ -262,6 +262,24 @@ def test_saved_probabilities_are_averaged(here: Path, run: Run) -> None:
     assert run(f"{ensemble} --overwrite").status == 0
 
 
+def test_rules_of_a_model_can_be_left_out_and_go_with_its_fold(here: Path, run: Run) -> None:
+    rules = Path("work/results/Dataset001_Tiny/UNet/postprocessing.json")
+    everything = {"rule": "minimum_volume", "structure": "kidney", "ml": 9999}
+    rules.write_text(json.dumps({"rules": [everything]}))
+    predict = f"predict -i {DATA / 'imagesTs'} --device cpu"
+    assert "removed" in run(f"{predict} -o out").err
+    assert run(f"{predict} -o plain --no-postprocessing").err == ""
+    assert not sitk.GetArrayFromImage(sitk.ReadImage("out/new.nii.gz")).any()
+    assert sitk.GetArrayFromImage(sitk.ReadImage("plain/new.nii.gz")).any()
+    before = (rules.parent / "fold_0/validation/per_case.csv").read_text()
+    ran = run(f"train 1 0 {SHORT} --restart")
+    assert (ran.status, rules.exists()) == (0, False)
+    rules.write_text(json.dumps({"rules": [everything]}))
+    (rules.parent / "fold_0/validation/predict_report.json").unlink()
+    assert run(f"train 1 0 {SHORT}").status == 0  # validation scores what the network says
+    assert (rules.parent / "fold_0/validation/per_case.csv").read_text() == before
+
+
 def test_a_perfect_answer_passes_its_requirement(here: Path, run: Run) -> None:
     truth = DATA / "labelsTs"
     assert run(f"evaluate {truth} {truth} -o out --require kidney=1").status == 0

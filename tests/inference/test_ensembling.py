@@ -138,7 +138,7 @@ def test_what_is_there_is_kept_until_its_files_change(pair: list[Path], tmp_path
     assert (list(again.done), again.kept) == (["a"], ["b"])
     assert not np.array_equal(labels(out / "a.nii.gz"), before)
     assert sorted(ensemble_folders(pair, out, overwrite=True).done) == ["a", "b"]
-    with pytest.raises(UsageError, match=r"other folders or other weights; .*--overwrite"):
+    with pytest.raises(UsageError, match=r"other folders, or with other weights .*--overwrite"):
         ensemble_folders(pair, out, weights=[2, 1])
     ensemble_folders(pair, out, weights=[2, 1], overwrite=True)
 
