@@ -24,6 +24,7 @@ COMMANDS = {
     "renalplan_check": "check",
     "renalplan_plan_and_preprocess": "plan_and_preprocess",
     "renalplan_train": "train",
+    "renalplan_find_best": "find_best",
     "renalplan_predict": "predict",
     "renalplan_ensemble": "ensemble",
     "renalplan_evaluate": "evaluate",

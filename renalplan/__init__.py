@@ -15,6 +15,7 @@ _PUBLIC = {
     "train": "renalplan.training",
     "predict": "renalplan.predicting",
     "ensemble_folders": "renalplan.inference.ensembling",
+    "find_best": "renalplan.finding_best",
     "export_model": "renalplan.sharing",
     "install_model": "renalplan.sharing",
     "evaluate_folders": "renalplan.evaluation.evaluate",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from renalplan.cli.choosing import find_best
 from renalplan.cli.datasets import check, phantom
 from renalplan.cli.ensembling import ensemble
 from renalplan.cli.models import export_model, install_model
@@ -15,6 +16,7 @@ __all__ = [
     "ensemble",
     "evaluate",
     "export_model",
+    "find_best",
     "install_model",
     "phantom",
     "plan_and_preprocess",

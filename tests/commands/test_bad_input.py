@@ -314,6 +314,31 @@ PREDICTION = [
     ),
 ]  # fmt: skip
 
+CHOICES = [
+    Situation("dataset unknown", "find_best 7", ("'7'", "Give a path")),
+    Situation(
+        "no model",
+        "find_best 1",
+        ("no trained model in work/results", "renalplan_train"),
+        lambda: shutil.rmtree("work/results"),
+    ),
+    Situation("model named wrongly", "find_best 1 -tr UNeXt", ("no model UNeXt", "UNet")),
+    Situation(
+        "never validated",
+        "find_best 1",
+        ("UNet has no scored held-out cases", "renalplan_train"),
+        lambda: shutil.rmtree(MODEL / "fold_0/validation"),
+    ),
+    Situation(
+        "table damaged",
+        "find_best 1",
+        (str(MODEL / "fold_0/validation/per_case.csv"), "lacks the"),
+        lambda: (MODEL / "fold_0/validation/per_case.csv").write_text("case\n1\n"),
+    ),
+    Situation("nothing to pair", "find_best 1 --pairs", ("--pairs needs two", "only UNet")),
+    Situation("device unknown", "find_best 1 --device gpu", ("--device gpu", "cuda:N")),
+]
+
 ENSEMBLES = [
     Situation("one folder", f"ensemble {SCANS} -o out", (f"{SCANS} holds no probabilities",)),
     Situation("no folder", "ensemble nowhere work -o out", ("nowhere is not a folder", "give")),
@@ -383,7 +408,7 @@ COMMAND_LINES = [
 ]
 
 SITUATIONS = [
-    *CHECKS, *PLANNING, *TRAINING, *PREDICTION, *ENSEMBLES, *EVALUATION, *PHANTOMS, *COMMAND_LINES,
+    *CHECKS, *PLANNING, *TRAINING, *PREDICTION, *CHOICES, *ENSEMBLES, *EVALUATION, *PHANTOMS, *COMMAND_LINES,
 ]  # fmt: skip
 
 

@@ -20,6 +20,7 @@ COMMANDS = (
     "check",
     "plan_and_preprocess",
     "train",
+    "find_best",
     "predict",
     "ensemble",
     "evaluate",
@@ -241,6 +242,31 @@ def test_prediction_continues_and_evaluation_writes_tables(here: Path, run: Run)
     for name in ("per_case.csv", "summary.json", "summary.html"):
         assert (here / "tables" / name).is_file()
         assert f"tables/{name}" in ran.out
+
+
+def test_the_best_model_is_found_and_its_command_works(here: Path, run: Run) -> None:
+    assert run(f"train 1 0 UNet --name Second {SHORT} seed=1").status == 0
+    assert run(f"train 1 1 UNet --name Third {SHORT}").status == 0  # another fold
+    ran = run("find_best 1 --pairs --workers 0 --device cpu")
+    assert ran.status == 0
+    assert "left out: Third was validated on fold 1 (1 case), Second on" in ran.err
+    head, *rows = ran.out.splitlines()
+    assert head.split() == ["held-out", "Dice", "mean", "kidney"]
+    models = [row.split("  ")[0].removesuffix(" (best)") for row in rows[:3]]
+    assert sorted(models) == ["Second", "Second + UNet", "UNet"]
+    assert [row for row in rows[:3] if "(best)" in row] == rows[:1]
+    results = Path("work/results/Dataset001_Tiny")
+    assert f"{results / 'best.json'}" in ran.out
+    best = json.loads((results / "best.json").read_text())
+    assert [path.parent.name for path in sorted(results.glob("*/postprocessing.json"))] == sorted(
+        best["chosen"]
+    )
+    command = rows[-1].strip()
+    assert command == best["command"]
+    ready = command.replace("IMAGES", f"{DATA / 'imagesTs'}").replace("OUT", "out")
+    assert run(f"{ready} --device cpu".removeprefix("renalplan_")).status == 0
+    assert (here / "out" / "new.nii.gz").is_file()
+    assert run("find_best 1 -tr UNet Third").status == 2
 
 
 def test_saved_probabilities_are_averaged(here: Path, run: Run) -> None:

@@ -22,7 +22,6 @@ from renalplan.plan import ChannelPlan, Intensities, NetworkSpec, Plan, StagePla
 HU = Intensities(
     mean=0, std=1, minimum=0, maximum=1, median=0, percentile_00_5=0, percentile_99_5=1
 )
-NETWORK = NetworkSpec(factory="stub_networks:Bright")
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +52,9 @@ def make_model(tmp_path: Path) -> Callable[..., ModelFolder]:
         labels: dict[str, int] | None = None,
         spacing: tuple[float, float, float] = (2.0, 1.0, 1.0),
         segmenter: str = "staged:StagedSegmenter",
+        network: str = "Bright",
     ) -> ModelFolder:
+        spec = NetworkSpec(factory=f"stub_networks:{network}")
         plan = Plan(
             name="renal",
             dataset="Dataset001_Test",
@@ -68,7 +69,7 @@ def make_model(tmp_path: Path) -> Callable[..., ModelFolder]:
                     median_shape=(10, 12, 14),
                     patch_size=(8, 8, 8),
                     batch_size=2,
-                    network=NETWORK,
+                    network=spec,
                 ),
             ),
             configurations={"whole": ("whole",)},
@@ -82,7 +83,7 @@ def make_model(tmp_path: Path) -> Callable[..., ModelFolder]:
             trainer="stub",
             configuration="whole",
             settings={},
-            networks={"whole": NETWORK},
+            networks={"whole": spec},
             segmenter=SegmenterSpec(
                 factory=f"renalplan.inference.segmenters.{segmenter}",
                 arguments={"stages": {"whole": "whole"}},
