@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import blosc2
+import numpy as np
 import pytest
 import SimpleITK as sitk
 
@@ -286,6 +288,35 @@ def test_saved_probabilities_are_averaged(here: Path, run: Run) -> None:
     assert "whole/new.probabilities.json is missing" in ran.err
     assert run(f"{predict} -o whole --step 1").out.startswith("1 cases predicted")
     assert run(f"{ensemble} --overwrite").status == 0
+
+
+def test_models_of_two_plans_give_one_answer_in_one_pass_or_in_several(
+    here: Path, run: Run
+) -> None:
+    located = PLAN.replace("--cascade none", "--cascade locate")
+    assert run(f"{located} --plan_name coarse --spacing 12 8 8").status == 0
+    assert run(f"train 1 0 UNet --plan coarse {SHORT}").status == 0
+    results = Path("work/results/Dataset001_Tiny")
+    models = sorted(path.parent for path in results.glob("*/trainer.json"))
+    assert [model.name for model in models] == ["UNet", "UNet__coarse"]
+    plans = [json.loads((model / "plan.json").read_text()) for model in models]
+    assert [len(plan["stages"]) for plan in plans] == [1, 2]
+    predict = f"predict -i {DATA / 'imagesTs'} --device cpu --save_probabilities"
+    for model in models:
+        assert run(f"{predict} -o by_{model.name} -m {model}").status == 0
+    both = f"-m {models[0]} {models[1]} --weights 1 2"
+    assert run(f"{predict} -o pass {both}").status == 0
+    assert run("ensemble by_UNet by_UNet__coarse -o out --weights 1 2").status == 0
+    stored = [
+        blosc2.open(f"{folder}/new.probabilities.b2nd")[:].astype(np.float64)
+        for folder in ("by_UNet", "by_UNet__coarse", "pass")
+    ]
+    assert np.abs(stored[0] - stored[1]).max() > 0.01
+    assert np.abs((stored[0] + 2 * stored[1]) / 3 - stored[2]).max() < 1e-3
+    one, two = (
+        sitk.GetArrayFromImage(sitk.ReadImage(f"{folder}/new.nii.gz")) for folder in ("pass", "out")
+    )
+    assert (one == two).mean() >= 0.999
 
 
 def test_rules_of_a_model_can_be_left_out_and_go_with_its_fold(here: Path, run: Run) -> None:
