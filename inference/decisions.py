@@ -30,7 +30,8 @@ class CaseDecisions(Record):
 
     Attributes:
         case: Case id.
-        decisions: Model folder's name (its path, where two have the same) -> what its rules decided.
+        decisions: Model folder's name (its path, where two have the same) -> what its rules decided;
+            and `postprocessing` -> what was removed by the rules of postprocessing.json.
     """
 
     case: str

@@ -55,10 +55,10 @@ class ProbabilityField(ABC):
 
     def labels(self, scheme: LabelScheme) -> NDArray:
         """The label map (z, y, x) that the probabilities decide on."""
-        result = np.zeros(self.shape, np.uint8 if max(scheme.all_values) < 256 else np.uint16)
+        labels = np.zeros(self.shape, np.uint8 if max(scheme.all_values) < 256 else np.uint16)
         for start, stop in self.slabs():
-            result[start:stop] = scheme.decide(self.slab(start, stop).numpy())
-        return result
+            labels[start:stop] = scheme.decide(self.slab(start, stop).numpy())
+        return labels
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from renalplan.errors import ModelError
 from renalplan.files import TEMPORARY
 from renalplan.images import Volume
 from renalplan.inference.failures import explain
+from renalplan.inference.probabilities import probability_files
 from renalplan.inference.readers import open_scans
 from renalplan.inference.report import PredictionReport, ReportWriter
 from renalplan.inference.scans import ScanFiles
@@ -44,12 +45,14 @@ class Ledger:
         on_case: Told (case, `started`, `done`, `kept` or the reason of failure), maybe by the
             thread that writes.
         started: Case -> when.
+        also: Further files that a case must have to be done; {case} stands for its id.
     """
 
     writer: ReportWriter
     report: PredictionReport
     on_case: OnCase | None = None
     started: dict[str, float] = field(default_factory=dict)
+    also: tuple[str, ...] = ()
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def kept(self, case: str) -> None:
@@ -162,7 +165,9 @@ def start_job(
     remove_leftovers_of(scans, out, also=ledger.writer.part.report)
     before, chosen = ledger.report.inputs, []
     for scan in scans:
-        there = all((out / name).exists() for name in output_names(scan, save_probabilities))
+        names = output_names(scan, save_probabilities)
+        names += [name.format(case=scan.id) for name in ledger.also]
+        there = all((out / name).exists() for name in names)
         if there and before.get(scan.id) == scan.fingerprint():
             ledger.kept(scan.id)
         else:
@@ -174,7 +179,9 @@ def start_job(
 def output_names(scan: ScanFiles, save_probabilities: bool) -> list[str]:
     """Files that a case must have to be done."""
     names = [f"{scan.id}{scan.ending}"]
-    return [*names, f"{scan.id}.probabilities.b2nd"] if save_probabilities else names
+    if save_probabilities:
+        names += [path.name for path in probability_files(Path(), scan.id)]
+    return names
 
 
 def remove_leftovers_of(scans: Sequence[ScanFiles], out: Path, *, also: str) -> None:

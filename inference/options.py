@@ -34,6 +34,7 @@ class InferenceOptions:
         largest_in_memory: Bytes; larger intermediate arrays lie in files without a name.
         max_ram: Bytes this process may hold; None leaves it to the system. What does not fit lies in
             files, and what cannot lie there is refused before it is begun.
+        max_vram: Bytes of a GPU's memory this process may hold.
         scratch_folder: Where those files are made; the system's folder for temporary files if None.
         progress: Called with (what, windows done, windows in all).
     """
@@ -48,6 +49,7 @@ class InferenceOptions:
     skip_air: bool = True
     largest_in_memory: int = LARGEST_IN_MEMORY
     max_ram: int | None = None
+    max_vram: int | None = None
     scratch_folder: Path | None = None
     progress: Callable[[str, int, int], None] | None = field(default=None, compare=False)
 
@@ -66,6 +68,12 @@ class InferenceOptions:
         device = self.torch_device()
         choose_engine(self.engine, device)
         choose_precision(self.precision, device)
+        if self.max_vram is None:
+            return
+        if device.type != "cuda":
+            raise UsageError(f"--max_vram is for GPUs, and --device is {device}; use --max_ram.")
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, self.max_vram / total), device)
 
     def torch_device(self) -> torch.device:
         """The device to compute on.
@@ -81,6 +89,18 @@ class InferenceOptions:
         `auto` is one value, so that a job may go on on another machine.
         """
         return [self.step, self.tta, self.uncertainty, self.engine, self.precision]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, without whom to tell."""
+        values = {name: value for name, value in vars(self).items() if name != "progress"}
+        folder = self.scratch_folder
+        return values | {"scratch_folder": None if folder is None else str(folder)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> InferenceOptions:
+        """Of `as_json`."""
+        folder = values.get("scratch_folder")
+        return cls(**(values | {"scratch_folder": None if folder is None else Path(folder)}))
 
     def room(self) -> Room | None:
         """The memory there is; None if nobody said."""

@@ -9,12 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
 from renalplan.errors import ModelError, PredictionError, UsageError
-from renalplan.files import atomic_file, content_hash, read_record, value_hash, write_json, writing
+from renalplan.files import content_hash, read_record, value_hash, write_json
 from renalplan.geometry import Grid, Spacing
 from renalplan.images import Volume, write_volume
 from renalplan.imports import load_class, trusted
@@ -23,23 +22,37 @@ from renalplan.inference.decisions import CaseDecisions, Decisions
 from renalplan.inference.fields import MeanField, ProbabilityField
 from renalplan.inference.job import Ledger, run_job
 from renalplan.inference.options import InferenceOptions
+from renalplan.inference.postprocessing.apply import apply_rules, as_decisions
+from renalplan.inference.postprocessing.shared import shared_rules
+from renalplan.inference.probabilities import ProbabilityRecord, probability_writer
 from renalplan.inference.report import Part, PredictionReport, ReportWriter
 from renalplan.inference.scans import ScanFiles, find_scans, require_apart
 from renalplan.inference.segmenter import Segmenter
+from renalplan.inference.slabs import SlabTaker, decide_slabs
+from renalplan.inference.uncertainty import FOLDER as UNCERTAINTY
+from renalplan.inference.uncertainty import UncertaintyMaps
+from renalplan.inference.weights import member_weights
 from renalplan.model_folder import WEIGHTS, ModelFolder
 from renalplan.parallel import usable_cores
 
+POSTPROCESSING_NAME = "postprocessing"  # beside the models' names in <case>.json
 log = logging.getLogger(__name__)
 
 
 class Predictor:
     """Predicts with one model, or with the mean of several that share their labels."""
 
-    def __init__(self, members: list[Segmenter], weights: list[float] | None = None) -> None:
+    def __init__(
+        self,
+        members: list[Segmenter],
+        weights: list[float] | None = None,
+        *,
+        postprocessing: bool = True,
+    ) -> None:
         if not members:
             raise UsageError("no model to predict with.")
         self.members = members
-        self.weights = weights
+        self.weights = member_weights(weights, len(members), "models")
         first = members[0].model
         for member in members[1:]:
             if member.model.scheme != first.scheme:
@@ -50,6 +63,8 @@ class Predictor:
             if member.model.description.channels != first.description.channels:
                 raise ModelError(f"{member.model.path} and {first.path} have different channels.")
         self.model = first
+        self.postprocessing = postprocessing
+        self.rules = shared_rules([m.model for m in members]) if postprocessing else ()
 
     @classmethod
     def from_model(
@@ -59,6 +74,7 @@ class Predictor:
         options: InferenceOptions | None = None,
         *,
         unfinished: bool = False,
+        postprocessing: bool = True,
     ) -> Predictor:
         """Open a model folder.
 
@@ -67,6 +83,7 @@ class Predictor:
             folds: Which folds to average; None takes all finished ones.
             options: Device, step, mirroring.
             unfinished: Take `folds` as they are, for validating a fold that has just been trained.
+            postprocessing: Apply the model's rules, if it has any (`postprocessing.json`).
 
         Raises:
             ModelError: the folder is no model, or a fold is not finished.
@@ -77,7 +94,8 @@ class Predictor:
         spec = model.record.segmenter
         where = str(model.path / "trainer.json")
         kind = load_class(spec.factory, Segmenter, where)  # type: ignore[type-abstract]
-        return cls([kind(model, folds, options or InferenceOptions(), **spec.arguments)])
+        member = kind(model, folds, options or InferenceOptions(), **spec.arguments)
+        return cls([member], postprocessing=postprocessing)
 
     def recipe(self) -> dict[str, Any]:
         """Plain values that `from_recipe` makes an equal predictor of, where the same files are seen."""
@@ -86,11 +104,12 @@ class Predictor:
                 {
                     "path": str(member.model.path.resolve()),
                     "folds": member.folds,
-                    "options": {k: v for k, v in vars(member.options).items() if k != "progress"},
+                    "options": member.options.as_json(),
                 }
                 for member in self.members
             ],
             "weights": self.weights,
+            "postprocessing": self.postprocessing,
             "plugins": trusted(),
             "job": self.job(),
         }
@@ -100,11 +119,11 @@ class Predictor:
         """Open the models of a `recipe`. Raises: see `from_model`."""
         members = [
             cls.from_model(
-                member["path"], member["folds"], InferenceOptions(**member["options"])
+                member["path"], member["folds"], InferenceOptions.from_json(member["options"])
             ).members[0]
             for member in recipe["members"]
         ]
-        return cls(members, recipe["weights"])
+        return cls(members, recipe["weights"], postprocessing=recipe["postprocessing"])
 
     def field(self, volume: Volume) -> ProbabilityField:
         """Probabilities of the volume on its canonical grid.
@@ -166,7 +185,11 @@ class Predictor:
             origin=(0.0, 0.0, 0.0),
             direction=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
         )
-        return self.field(Volume(array=image, spacing=spacing, grid=grid)).labels(self.model.scheme)
+        volume = Volume(array=image, spacing=spacing, grid=grid)
+        labels = self.field(volume).labels(self.model.scheme)
+        return (
+            apply_rules(labels, spacing, self.model.scheme, self.rules)[0] if self.rules else labels
+        )
 
     def predict_files(
         self, scan: ScanFiles, out: Path, *, save_probabilities: bool = False
@@ -188,19 +211,45 @@ class Predictor:
             OSError: probabilities cannot be written.
         """
         field, decisions = self.decided(volume)
+        maps = self._uncertainty_maps(volume)
+        with contextlib.ExitStack() as stack:
+            takers: list[SlabTaker] = [] if maps is None else [maps]
+            if save_probabilities:
+                record = ProbabilityRecord(
+                    models=tuple(str(member.model.path) for member in self.members),
+                    ending=scan.ending,
+                    labels=self.model.scheme,
+                    grid=volume.grid,
+                    postprocessing=self.rules,
+                )
+                writer = probability_writer(out, scan.id, field.heads, record)
+                takers.append(stack.enter_context(writer))
+            labels = decide_slabs(field, self.model.scheme, takers)
+        if self.rules:
+            labels, removed = apply_rules(labels, volume.spacing, self.model.scheme, self.rules)
+            if removed:
+                decisions[POSTPROCESSING_NAME] = as_decisions(removed)
         for found in decisions.values():
             for remark in found.remarks:
                 log.info("%s: %s", scan.id, remark)
-        if save_probabilities:
-            write_probabilities(out / f"{scan.id}.probabilities.b2nd", field, volume)
-        labels = field.labels(self.model.scheme)
-        grid = volume.grid  # alone: the scan itself need not stay until this is written
+        grid, spacing = volume.grid, volume.spacing  # the scan itself need not stay any longer
 
         def write() -> None:
             self._write_decisions(out / f"{scan.id}.json", scan.id, decisions)
+            if maps is not None:
+                maps.write(out / UNCERTAINTY, scan.id, scan.ending, grid, spacing)
             write_volume(out / f"{scan.id}{scan.ending}", labels, grid)
 
         return write
+
+    def _uncertainty_maps(self, volume: Volume) -> UncertaintyMaps | None:
+        options = self.members[0].options
+        if not options.uncertainty:
+            return None
+        networks = sum(len(member.folds) for member in self.members)
+        return UncertaintyMaps(
+            volume.shape, self.model.scheme, options.scratch(), networks=networks
+        )
 
     @staticmethod
     def _write_decisions(path: Path, case: str, decisions: dict[str, Decisions]) -> None:
@@ -264,7 +313,8 @@ class Predictor:
             part=share,
         )
         before = writer.inputs_to_start_from([scan.id for scan in chosen], overwrite=overwrite)
-        ledger = Ledger(writer, PredictionReport(inputs=before), on_case)
+        also = (f"{UNCERTAINTY}/{{case}}.json",) if self.members[0].options.uncertainty else ()
+        ledger = Ledger(writer, PredictionReport(inputs=before), on_case, also=also)
         if cluster is not None:
             run_on_cluster(
                 cluster, self.recipe(), chosen, out, ledger, save_probabilities=save_probabilities
@@ -292,24 +342,5 @@ class Predictor:
             options = member.options
             rules = member.model.record.segmenter.model_dump(mode="json")
             parts.append([weights, member.folds, options.job(), rules])
-        return value_hash([parts, self.weights])
-
-
-def write_probabilities(path: Path, field: ProbabilityField, volume: Volume) -> None:
-    """Write (heads, *the file's own axis order) float16, slab by slab, as a blosc2 array."""
-    orientation = volume.orientation
-    shape = (field.heads, *volume.grid.shape)
-    with atomic_file(path) as temporary:
-        temporary.unlink(missing_ok=True)
-        with writing(path, RuntimeError):
-            target = blosc2.zeros(shape, dtype=np.float16, urlpath=str(temporary), mode="w")
-        axis = orientation.order[0]  # canonical z is this axis of the file's array
-        length = field.shape[0]
-        for start, stop in field.slabs():
-            part = orientation.undo(field.slab(start, stop).numpy().astype(np.float16))
-            if orientation.flipped[0]:
-                start, stop = length - stop, length - start
-            where = [slice(None)] * 4
-            where[1 + axis] = slice(start, stop)
-            with writing(path, RuntimeError):
-                target[tuple(where)] = np.ascontiguousarray(part)
+        applied = [rule.model_dump(mode="json") for rule in self.rules]
+        return value_hash([parts, self.weights, *([applied] if applied else [])])

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from renalplan.entropy import entropy
 from renalplan.files import Record, write_json
-from renalplan.geometry import Shape
-from renalplan.images import Volume, write_volume
+from renalplan.geometry import Grid, Shape, Spacing
+from renalplan.images import write_volume
 from renalplan.inference.scratch import Scratch, release
 from renalplan.labels import LabelScheme
 
@@ -99,7 +99,7 @@ class UncertaintyMaps:
                 p[mask].sum(dtype=np.float64), p.sum(dtype=np.float64), mask.sum(),
             )  # fmt: skip
 
-    def record(self, case: str, spacing: tuple[float, float, float]) -> CaseUncertainty:
+    def record(self, case: str, spacing: Spacing) -> CaseUncertainty:
         """The numbers; spacing in mm."""
         ml = prod(spacing) / 1000
         structures = {}
@@ -119,7 +119,9 @@ class UncertaintyMaps:
             networks_disagree=self._disagreement is not None,
         )
 
-    def write(self, folder: Path, case: str, ending: str, volume: Volume) -> CaseUncertainty:
+    def write(
+        self, folder: Path, case: str, ending: str, grid: Grid, spacing: Spacing
+    ) -> CaseUncertainty:
         """Write the maps in bits on the scan's own grid, then the numbers: what is there is whole."""
         folder.mkdir(parents=True, exist_ok=True)
         maps = {"entropy": self._entropy, "disagreement": self._disagreement}
@@ -128,7 +130,7 @@ class UncertaintyMaps:
             if values is None:
                 path.unlink(missing_ok=True)
             else:
-                write_volume(path, values.astype(np.float32), volume.grid)
-        record = self.record(case, volume.spacing)
+                write_volume(path, values.astype(np.float32), grid)
+        record = self.record(case, spacing)
         write_json(folder / f"{case}.json", record)
         return record

@@ -14,6 +14,8 @@ _PUBLIC = {
     "plan_and_preprocess": "renalplan.planning",
     "train": "renalplan.training",
     "predict": "renalplan.predicting",
+    "ensemble_folders": "renalplan.inference.ensembling",
+    "find_best": "renalplan.finding_best",
     "export_model": "renalplan.sharing",
     "install_model": "renalplan.sharing",
     "evaluate_folders": "renalplan.evaluation.evaluate",

@@ -1,7 +1,7 @@
 """A model folder as one zip, to send to another machine; what is in one is checked on the way in.
 
     manifest.json        every other file with its size and hash
-    plan.json  dataset.json  trainer.json
+    plan.json  dataset.json  trainer.json  (postprocessing.json)
     fold_0/finished.json  fold_0/<phase>/model.safetensors ...
 
 Nothing in an archive is believed: names must be of this form (so none leads out of the folder),
@@ -24,11 +24,12 @@ from pydantic import Field
 from renalplan.errors import ModelError, RenalplanError, UsageError
 from renalplan.files import Record, atomic_file, atomic_folder, content_hash, parse_record
 from renalplan.model_folder import FINISHED, WEIGHTS, ModelFolder
+from renalplan.postprocessing import POSTPROCESSING
 
 MANIFEST = "manifest.json"
 DESCRIPTIONS = ("plan.json", "dataset.json", "trainer.json")
 MEMBER = re.compile(
-    r"(plan|dataset|trainer)\.json"
+    r"(plan|dataset|trainer|postprocessing)\.json"
     r"|fold_[A-Za-z0-9]+/finished\.json"
     r"|fold_[A-Za-z0-9]+/[A-Za-z0-9_]+/model\.safetensors"
 )
@@ -76,6 +77,7 @@ def pack_model(model: ModelFolder, out: Path, folds: Iterable[str], phases: Iter
     """
     names = [
         *DESCRIPTIONS,
+        *([POSTPROCESSING] if model.postprocessing is not None else []),
         *(f"fold_{fold}/{FINISHED}" for fold in folds),
         *(f"fold_{fold}/{phase}/{WEIGHTS}" for fold in folds for phase in phases),
     ]

@@ -1,6 +1,6 @@
 """The model folder: everything prediction needs, without the raw data and without the trainer.
 
-results/<dataset>/<model>/  plan.json  dataset.json  trainer.json
+results/<dataset>/<model>/  plan.json  dataset.json  trainer.json  (postprocessing.json)
                             fold_0/<phase>/model.safetensors ...  fold_0/finished.json
 """
 
@@ -19,6 +19,7 @@ from renalplan.files import Record, read_record, write_json
 from renalplan.imports import load_class
 from renalplan.labels import LabelScheme
 from renalplan.plan import NetworkSpec, Plan
+from renalplan.postprocessing import Postprocessing, read_postprocessing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,7 +82,7 @@ class ModelFolder:
             if not (path / name).is_file():
                 raise ModelError(f"{path} is not a model folder: {name} is missing.")
         model = cls(path)
-        _ = model.plan, model.scheme, model.record
+        _ = model.plan, model.scheme, model.record, model.postprocessing
         return model
 
     @classmethod
@@ -113,6 +114,11 @@ class ModelFolder:
     def record(self) -> TrainerRecord:
         """How it was trained."""
         return read_record(self.path / "trainer.json", TrainerRecord, ModelError)
+
+    @cached_property
+    def postprocessing(self) -> Postprocessing | None:
+        """The rules its segmentations must obey; None if it has none."""
+        return read_postprocessing(self.path, self.scheme)
 
     def fold_folder(self, fold: int | str) -> Path:
         """Where one fold's phases are."""

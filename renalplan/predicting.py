@@ -43,7 +43,9 @@ def find_models(
                 f"no model {', '.join(sorted(missing))} in {results}; "
                 f"there are {', '.join(p.name for p in found) or 'none'}."
             )
-        found = chosen
+        found = sorted(
+            chosen, key=lambda path: trainers.index(path.name)
+        )  # weights have that order
     if not found:
         raise UsageError(f"no trained model in {results}; train one, or give its folder with -m.")
     if len(found) > 1 and not trainers:
@@ -60,10 +62,18 @@ def predict(
     task: str | None = None,
     trainers: list[str] | None = None,
     folds: list[str] | None = None,
+    weights: Sequence[float] | None = None,
     device: str = "auto",
     step: float = 0.5,
     tta: bool = False,
+    engine: str = "auto",
+    precision: str = "auto",
+    batch: int = 1,
+    uncertainty: bool = False,
+    max_ram: int | None = None,
+    max_vram: int | None = None,
     save_probabilities: bool = False,
+    postprocessing: bool = True,
     overwrite: bool = False,
     workers: int | None = None,
     parts: int = 1,
@@ -82,10 +92,18 @@ def predict(
         task: Dataset whose models to use.
         trainers: Model names of that dataset.
         folds: Folds to average; all finished ones if None.
+        weights: How much each model counts, in their order; all alike if None.
         device: auto, cpu, cuda, cuda:N or mps.
         step: Window distance as a share of the patch.
         tta: Average over mirrored copies.
+        engine: auto, torch or openvino: what runs the networks.
+        precision: auto, fp32, bf16 or fp16.
+        batch: Patches computed at a time.
+        uncertainty: Also write where the segmentation is uncertain.
+        max_ram: Bytes of memory that may be used; nothing is read ahead then.
+        max_vram: Bytes of a GPU's memory that may be used.
         save_probabilities: Also write probabilities (float16).
+        postprocessing: Apply the models' rules (`postprocessing.json`), if they agree on them.
         overwrite: Predict again what is already there.
         workers: Processes that read the next cases while one is computed; 0 does everything in
             this process, one thing after the other; None takes 1 where there is a core for it.
@@ -96,10 +114,12 @@ def predict(
         progress: Show a progress bar.
 
     Raises:
-        UsageError: nothing to predict, or no (single) model.
+        UsageError: nothing to predict, no (single) model, or weights that do not fit the models.
+        ModelError: the models do not have the same labels or channels.
     """
     images, out = Path(images), Path(out)
-    share = _checked(images, out, workers, parts, part)
+    share = _checked(images, out, workers, parts, part, max_ram)
+    workers = 0 if max_ram is not None else workers
     chosen = find_models(workspace or Workspace.find(), models=models, task=task, trainers=trainers)
     for model in chosen:
         model.choose_folds(folds)
@@ -108,17 +128,33 @@ def predict(
     from renalplan.inference.options import InferenceOptions
     from renalplan.inference.predictor import Predictor
     from renalplan.inference.scans import find_scans
+    from renalplan.inference.weights import member_weights
 
+    counted = member_weights(weights, len(chosen), "models")
     scans = list(find_scans(images, chosen[0].description.channels))
     shown = CaseProgress(len(share.of(scans)), show=progress)
-    options = InferenceOptions(device=device, step=step, tta=tta, progress=shown.on_window)
+    options = InferenceOptions(
+        device=device,
+        engine=engine,
+        precision=precision,
+        batch=batch,
+        step=step,
+        tta=tta,
+        uncertainty=uncertainty,
+        max_ram=max_ram,
+        max_vram=max_vram,
+        scratch_folder=out,
+        progress=shown.on_window,
+    )
     if dask is None:
-        options.torch_device()
+        options.check()
     members = [Predictor.from_model(model, folds, options).members[0] for model in chosen]
+    # refuses models that do not go together
+    predictor = Predictor(members, counted, postprocessing=postprocessing)
     for member in members if dask is None else []:  # workers load them, on their devices
         member.load()
     with shown, connect(dask) if dask is not None else nullcontext() as cluster:
-        return Predictor(members).predict_folder(
+        return predictor.predict_folder(
             scans,
             out,
             save_probabilities=save_probabilities,
@@ -131,7 +167,9 @@ def predict(
         )
 
 
-def _checked(images: Path, out: Path, workers: int | None, parts: int, part: int | None) -> Part:
+def _checked(
+    images: Path, out: Path, workers: int | None, parts: int, part: int | None, max_ram: int | None
+) -> Part:
     """Refuse paths and numbers that cannot work, before anything is opened."""
     from renalplan.inference.report import Part
     from renalplan.inference.scans import require_apart
@@ -141,6 +179,8 @@ def _checked(images: Path, out: Path, workers: int | None, parts: int, part: int
         raise UsageError(f"input {images} does not exist.")
     if out.exists() and not out.is_dir():
         raise UsageError(f"output {out} is not a folder; choose another name.")
+    if workers and max_ram is not None:
+        raise UsageError("--max_ram cannot be kept while others read ahead; leave --workers out.")
     if workers is not None and workers < 0:
         raise UsageError(f"--workers {workers} is not possible; 0 computes in this process alone.")
     if parts > 1 and part is None:

@@ -19,6 +19,7 @@ from renalplan.model_folder import ModelFolder
 from renalplan.plan import Plan
 from renalplan.plan_files import find_plan
 from renalplan.planning import SPLITS
+from renalplan.postprocessing import POSTPROCESSING
 from renalplan.splits import Fold, choose_fold, load_splits, parse_fold
 from renalplan.workspace import Workspace
 
@@ -134,6 +135,7 @@ def _open_model(trainer: Trainer, name: str, restart: bool, *, others: bool) -> 
     model = open_or_create(trainer.task.model.path, trainer, name, anew=restart and not others)
     if restart:
         shutil.rmtree(trainer.task.fold_folder, ignore_errors=True)
+        (model.path / POSTPROCESSING).unlink(missing_ok=True)  # chosen by scores that are gone
     return model
 
 
@@ -193,7 +195,9 @@ def train_and_validate(
 
     out = task.fold_folder / "validation"
     options = InferenceOptions(device=task.hardware.device)
-    predictor = Predictor.from_model(model, [task.fold_name], options, unfinished=True)
+    predictor = Predictor.from_model(
+        model, [task.fold_name], options, unfinished=True, postprocessing=False
+    )  # what the networks say is scored; renalplan_find_best chooses rules by these scores
     scans = [
         ScanFiles(id=c, images=images, ending=image_ending(images[0]) or ".nii.gz")
         for c in judged

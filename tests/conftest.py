@@ -93,3 +93,11 @@ def some_hu() -> NDArray:
 def oblique() -> tuple[float, ...]:
     """Cosines of a row and of a column of a scan turned about two axes."""
     return OBLIQUE
+
+
+@pytest.fixture(autouse=True)
+def _without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Converting a network takes longer than running the tests' small ones; its own tests do."""
+    from renalplan.inference.engines import choice
+
+    monkeypatch.setattr(choice, "is_installed", lambda: False)

@@ -26,6 +26,9 @@ COMMAND_MODULES = (
     "training.py",
     "predicting.py",
     "sharing.py",
+    "finding_best.py",
+    "held_out.py",
+    "rule_choice.py",
 )  # see every room
 CLI = ROOT / "renalplan" / "cli"
 COMMAND_PATHS = [ROOT / "renalplan" / name for name in COMMAND_MODULES] + sorted(CLI.glob("*.py"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from renalplan.cli.choosing import find_best
 from renalplan.cli.datasets import check, phantom
+from renalplan.cli.ensembling import ensemble
 from renalplan.cli.models import export_model, install_model
 from renalplan.cli.plans import plan_and_preprocess
 from renalplan.cli.predicting import predict
@@ -11,8 +13,10 @@ from renalplan.cli.training import train
 
 __all__ = [
     "check",
+    "ensemble",
     "evaluate",
     "export_model",
+    "find_best",
     "install_model",
     "phantom",
     "plan_and_preprocess",

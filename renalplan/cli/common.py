@@ -92,7 +92,7 @@ def make_parser(name: str, text: str, example: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    if name not in ("phantom", "evaluate"):
+    if name not in ("phantom", "evaluate", "ensemble"):
         parser.add_argument(
             "--workspace",
             help="folder with raw/, preprocessed/ and results/ "
@@ -119,6 +119,16 @@ def add_task(parser: argparse.ArgumentParser) -> None:
 def add_workers(parser: argparse.ArgumentParser, what: str) -> None:
     """--workers, with what it means here."""
     parser.add_argument("--workers", type=int, metavar="N", help=what)
+
+
+def add_postprocessing(parser: argparse.ArgumentParser) -> None:
+    """--postprocessing and --no-postprocessing."""
+    parser.add_argument(
+        "--postprocessing",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="apply the rules in the model's postprocessing.json, if it has one (default: yes)",
+    )
 
 
 def add_plugins(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from renalplan.cli.common import add_plugins, add_workers, command, make_parser, trust_plugins
+from renalplan.cli.common import (
+    add_plugins,
+    add_postprocessing,
+    add_workers,
+    command,
+    make_parser,
+    trust_plugins,
+)
 from renalplan.workspace import Workspace
 
 
@@ -15,7 +22,8 @@ def predict(arguments: list[str] | None = None) -> int:
     """Segment scans."""
     parser = make_parser(
         "predict",
-        "Segment every scan of a folder, averaging a model's folds. Outputs lie on exactly the "
+        "Segment every scan of a folder, averaging a model's folds, and several models of the same "
+        "labels. Outputs lie on exactly the "
         "scans' own grids. Running it again continues.",
         "renalplan_predict -i scans -o segmentations",
     )
@@ -33,6 +41,13 @@ def predict(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "-f", dest="folds", nargs="+", help="folds to average (default: all finished)"
     )
+    parser.add_argument(
+        "--weights",
+        type=float,
+        nargs="+",
+        metavar="W",
+        help="how much each model counts, in their order (default: all alike)",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps")
     parser.add_argument(
         "--step", type=float, default=0.5, help="window distance / patch size (default 0.5)"
@@ -44,8 +59,27 @@ def predict(arguments: list[str] | None = None) -> int:
         help="average over mirrored copies: a little better, eight times slower (default: no)",
     )
     parser.add_argument(
+        "--engine", default="auto", help="auto (OpenVINO on a CPU if installed), torch, openvino"
+    )
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        help="auto (what the processor is fastest in), fp32, bf16, fp16",
+    )
+    parser.add_argument("--batch", type=int, default=1, help="patches computed at a time (1)")
+    parser.add_argument(
+        "--max_ram", metavar="SIZE", help="memory that may be used, e.g. 4G; the rest lies in files"
+    )
+    parser.add_argument("--max_vram", metavar="SIZE", help="memory of a GPU that may be used")
+    parser.add_argument(
+        "--uncertainty",
+        action="store_true",
+        help="also write where it is uncertain, and how good it expects itself to be",
+    )
+    parser.add_argument(
         "--save_probabilities", action="store_true", help="also write probabilities"
     )
+    add_postprocessing(parser)
     parser.add_argument("--overwrite", action="store_true", help="predict again what is there")
     parser.add_argument(
         "--parts", type=int, default=1, metavar="N", help="divide the cases among N machines"
@@ -74,10 +108,18 @@ def predict(arguments: list[str] | None = None) -> int:
         task=given.task,
         trainers=given.trainers,
         folds=given.folds,
+        weights=given.weights,
         device=given.device,
         step=given.step,
         tta=given.tta,
+        engine=given.engine,
+        precision=given.precision,
+        batch=given.batch,
+        uncertainty=given.uncertainty,
+        max_ram=_size(given.max_ram, "--max_ram"),
+        max_vram=_size(given.max_vram, "--max_vram"),
         save_probabilities=given.save_probabilities,
+        postprocessing=given.postprocessing,
         overwrite=given.overwrite,
         workers=given.workers,
         parts=given.parts,
@@ -90,3 +132,9 @@ def predict(arguments: list[str] | None = None) -> int:
     for case, reason in report.failed.items():
         print(f"failed: {case}: {reason}", file=sys.stderr)
     return 1 if report.failed else 0
+
+
+def _size(text: str | None, option: str) -> int | None:
+    from renalplan.inference.room import parse_size
+
+    return None if text is None else parse_size(text, option)

@@ -289,6 +289,15 @@ PREDICTION = [
         "code of a stranger", PREDICT, ("module 'stranger'", "add --plugin stranger"),
         stranger_in_trainer_json,
     ),
+    Situation(
+        "a weight too many", f"{PREDICT} -m {MODEL} --weights 2 1",
+        ("--weights 2 1: 2 for 1 models", "one to each"),
+    ),
+    Situation("weight negative", f"{PREDICT} --weights -1", ("--weights -1", "must be above 0")),
+    Situation(
+        "unknown rule", PREDICT, (f"{MODEL / 'postprocessing.json'}: rules.0", "keep_largest"),
+        lambda: (MODEL / "postprocessing.json").write_text('{"rules": [{"rule": "keep_largest"}]}'),
+    ),
     Situation("step zero", f"{PREDICT} --step 0", ("--step 0", "above 0 and at most 1")),
     Situation("device unknown", f"{PREDICT} --device gpu", ("--device gpu", "cuda:N")),
     Situation(
@@ -323,6 +332,38 @@ PREDICTION = [
         lambda: truncate(SCANS / "new_0000.nii.gz"), status=1, writes=("out",),
     ),
 ]  # fmt: skip
+
+CHOICES = [
+    Situation("dataset unknown", "find_best 7", ("'7'", "Give a path")),
+    Situation(
+        "no model",
+        "find_best 1",
+        ("no trained model in work/results", "renalplan_train"),
+        lambda: shutil.rmtree("work/results"),
+    ),
+    Situation("model named wrongly", "find_best 1 -tr UNeXt", ("no model UNeXt", "UNet")),
+    Situation(
+        "never validated",
+        "find_best 1",
+        ("UNet has no scored held-out cases", "renalplan_train"),
+        lambda: shutil.rmtree(MODEL / "fold_0/validation"),
+    ),
+    Situation(
+        "table damaged",
+        "find_best 1",
+        (str(MODEL / "fold_0/validation/per_case.csv"), "lacks the"),
+        lambda: (MODEL / "fold_0/validation/per_case.csv").write_text("case\n1\n"),
+    ),
+    Situation("nothing to pair", "find_best 1 --pairs", ("--pairs needs two", "only UNet")),
+    Situation("device unknown", "find_best 1 --device gpu", ("--device gpu", "cuda:N")),
+]
+
+ENSEMBLES = [
+    Situation("one folder", f"ensemble {SCANS} -o out", (f"{SCANS} holds no probabilities",)),
+    Situation("no folder", "ensemble nowhere work -o out", ("nowhere is not a folder", "give")),
+    Situation("no output", "ensemble work work", ("required: -o",)),
+    Situation("weight in words", "ensemble a b -o out --weights one two", ("--weights", "'one'")),
+]
 
 EVALUATION = [
     Situation("no predictions", f"evaluate nowhere {TRUTH}", ("nowhere is not a folder", "give")),
@@ -386,7 +427,7 @@ COMMAND_LINES = [
 ]
 
 SITUATIONS = [
-    *CHECKS, *PLANNING, *TRAINING, *PREDICTION, *EVALUATION, *PHANTOMS, *COMMAND_LINES,
+    *CHECKS, *PLANNING, *TRAINING, *PREDICTION, *CHOICES, *ENSEMBLES, *EVALUATION, *PHANTOMS, *COMMAND_LINES,
 ]  # fmt: skip
 
 

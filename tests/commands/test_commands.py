@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import blosc2
+import numpy as np
 import pytest
 import SimpleITK as sitk
 
@@ -20,7 +22,9 @@ COMMANDS = (
     "check",
     "plan_and_preprocess",
     "train",
+    "find_best",
     "predict",
+    "ensemble",
     "evaluate",
     "export_model",
     "install_model",
@@ -240,6 +244,97 @@ def test_prediction_continues_and_evaluation_writes_tables(here: Path, run: Run)
     for name in ("per_case.csv", "summary.json", "summary.html"):
         assert (here / "tables" / name).is_file()
         assert f"tables/{name}" in ran.out
+
+
+def test_the_best_model_is_found_and_its_command_works(here: Path, run: Run) -> None:
+    assert run(f"train 1 0 UNet --name Second {SHORT} seed=1").status == 0
+    assert run(f"train 1 1 UNet --name Third {SHORT}").status == 0  # another fold
+    ran = run("find_best 1 --pairs --workers 0 --device cpu")
+    assert ran.status == 0
+    assert "left out: Third was validated on fold 1 (1 case), Second on" in ran.err
+    head, *rows = ran.out.splitlines()
+    assert head.split() == ["held-out", "Dice", "mean", "kidney"]
+    models = [row.split("  ")[0].removesuffix(" (best)") for row in rows[:3]]
+    assert sorted(models) == ["Second", "Second + UNet", "UNet"]
+    assert [row for row in rows[:3] if "(best)" in row] == rows[:1]
+    results = Path("work/results/Dataset001_Tiny")
+    assert f"{results / 'best.json'}" in ran.out
+    best = json.loads((results / "best.json").read_text())
+    assert [path.parent.name for path in sorted(results.glob("*/postprocessing.json"))] == sorted(
+        best["chosen"]
+    )
+    command = rows[-1].strip()
+    assert command == best["command"]
+    ready = command.replace("IMAGES", f"{DATA / 'imagesTs'}").replace("OUT", "out")
+    assert run(f"{ready} --device cpu".removeprefix("renalplan_")).status == 0
+    assert (here / "out" / "new.nii.gz").is_file()
+    assert run("find_best 1 -tr UNet Third").status == 2
+
+
+def test_saved_probabilities_are_averaged(here: Path, run: Run) -> None:
+    predict = f"predict -i {DATA / 'imagesTs'} --device cpu --save_probabilities"
+    assert run(f"{predict} -o half").status == 0
+    assert run(f"{predict} -o whole --step 1").status == 0
+    ensemble = "ensemble half whole -o out --weights 1 3"
+    ran = run(ensemble)
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out == "1 cases averaged: out\n"
+    assert (here / "out" / "new.nii.gz").is_file()
+    assert "0 cases averaged, 1 were there already" in run(ensemble).out
+    assert "other weights" in run("ensemble half whole -o out --weights 3 1").err
+    (here / "whole" / "new.probabilities.json").unlink()
+    ran = run(f"{ensemble} --overwrite")
+    assert ran.status == 2
+    assert "whole/new.probabilities.json is missing" in ran.err
+    assert run(f"{predict} -o whole --step 1").out.startswith("1 cases predicted")
+    assert run(f"{ensemble} --overwrite").status == 0
+
+
+def test_models_of_two_plans_give_one_answer_in_one_pass_or_in_several(
+    here: Path, run: Run
+) -> None:
+    located = PLAN.replace("--cascade none", "--cascade locate")
+    assert run(f"{located} --plan_name coarse --spacing 12 8 8").status == 0
+    assert run(f"train 1 0 UNet --plan coarse {SHORT}").status == 0
+    results = Path("work/results/Dataset001_Tiny")
+    models = sorted(path.parent for path in results.glob("*/trainer.json"))
+    assert [model.name for model in models] == ["UNet", "UNet__coarse"]
+    plans = [json.loads((model / "plan.json").read_text()) for model in models]
+    assert [len(plan["stages"]) for plan in plans] == [1, 2]
+    predict = f"predict -i {DATA / 'imagesTs'} --device cpu --save_probabilities"
+    for model in models:
+        assert run(f"{predict} -o by_{model.name} -m {model}").status == 0
+    both = f"-m {models[0]} {models[1]} --weights 1 2"
+    assert run(f"{predict} -o pass {both}").status == 0
+    assert run("ensemble by_UNet by_UNet__coarse -o out --weights 1 2").status == 0
+    stored = [
+        blosc2.open(f"{folder}/new.probabilities.b2nd")[:].astype(np.float64)
+        for folder in ("by_UNet", "by_UNet__coarse", "pass")
+    ]
+    assert np.abs(stored[0] - stored[1]).max() > 0.01
+    assert np.abs((stored[0] + 2 * stored[1]) / 3 - stored[2]).max() < 1e-3
+    one, two = (
+        sitk.GetArrayFromImage(sitk.ReadImage(f"{folder}/new.nii.gz")) for folder in ("pass", "out")
+    )
+    assert (one == two).mean() >= 0.999
+
+
+def test_rules_of_a_model_can_be_left_out_and_go_with_its_fold(here: Path, run: Run) -> None:
+    rules = Path("work/results/Dataset001_Tiny/UNet/postprocessing.json")
+    everything = {"rule": "minimum_volume", "structure": "kidney", "ml": 9999}
+    rules.write_text(json.dumps({"rules": [everything]}))
+    predict = f"predict -i {DATA / 'imagesTs'} --device cpu"
+    assert "removed" in run(f"{predict} -o out").err
+    assert run(f"{predict} -o plain --no-postprocessing").err == ""
+    assert not sitk.GetArrayFromImage(sitk.ReadImage("out/new.nii.gz")).any()
+    assert sitk.GetArrayFromImage(sitk.ReadImage("plain/new.nii.gz")).any()
+    before = (rules.parent / "fold_0/validation/per_case.csv").read_text()
+    ran = run(f"train 1 0 {SHORT} --restart")
+    assert (ran.status, rules.exists()) == (0, False)
+    rules.write_text(json.dumps({"rules": [everything]}))
+    (rules.parent / "fold_0/validation/predict_report.json").unlink()
+    assert run(f"train 1 0 {SHORT}").status == 0  # validation scores what the network says
+    assert (rules.parent / "fold_0/validation/per_case.csv").read_text() == before
 
 
 def test_a_perfect_answer_passes_its_requirement(here: Path, run: Run) -> None:

@@ -11,9 +11,10 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 import pytest
 
 from renalplan.errors import ModelError, UsageError
-from renalplan.files import content_hash
+from renalplan.files import content_hash, write_json
 from renalplan.model_archive import MANIFEST, pack_model, unpack_model
 from renalplan.model_folder import WEIGHTS, ModelFolder
+from renalplan.postprocessing import POSTPROCESSING, MinimumVolume, Postprocessing
 
 Edit = Callable[[dict[str, bytes]], None]
 
@@ -66,6 +67,20 @@ def test_a_model_comes_back_whole(model: ModelFolder, archive: Path, tmp_path: P
         if name != MANIFEST:
             assert (found.path / name).read_bytes() == (model.path / name).read_bytes()
     found.load_network("segmentation", "10")
+
+
+def test_rules_go_along_and_are_checked_on_the_way_in(
+    model: ModelFolder, archive: Path, tmp_path: Path
+) -> None:
+    structure = next(iter(model.scheme.foreground))
+    rules = Postprocessing(rules=(MinimumVolume(structure=structure, ml=2),))
+    write_json(model.path / POSTPROCESSING, rules)
+    sent = pack_model(ModelFolder.open(model.path), archive, ["0"], ["segmentation"])
+    assert unpack_model(sent, tmp_path / "results", name="ruled").postprocessing == rules
+    wrong = members(sent) | {POSTPROCESSING: b'{"rules": [{"rule": "run", "code": "1"}]}'}
+    with pytest.raises(ModelError, match=r"postprocessing.json: rules.0"):
+        unpack_model(repack(sent, wrong, sign=True), tmp_path / "results")
+    assert not (tmp_path / "results" / model.plan.dataset / "model").exists()
 
 
 def test_only_what_prediction_needs_goes_along(model: ModelFolder, archive: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from safetensors.torch import save_file
+from scipy.ndimage import gaussian_filter
 
 from renalplan import imports
 from renalplan.dataset import DatasetDescription
@@ -21,7 +22,6 @@ from renalplan.plan import ChannelPlan, Intensities, NetworkSpec, Plan, StagePla
 HU = Intensities(
     mean=0, std=1, minimum=0, maximum=1, median=0, percentile_00_5=0, percentile_99_5=1
 )
-NETWORK = NetworkSpec(factory="stub_networks:Bright")
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,11 @@ def make_model(tmp_path: Path) -> Callable[..., ModelFolder]:
         sign: float = 1.0,
         folds: tuple[str, ...] = ("0",),
         labels: dict[str, int] | None = None,
+        spacing: tuple[float, float, float] = (2.0, 1.0, 1.0),
+        segmenter: str = "staged:StagedSegmenter",
+        network: str = "Bright",
     ) -> ModelFolder:
+        spec = NetworkSpec(factory=f"stub_networks:{network}")
         plan = Plan(
             name="renal",
             dataset="Dataset001_Test",
@@ -61,11 +65,11 @@ def make_model(tmp_path: Path) -> Callable[..., ModelFolder]:
             stages=(
                 StagePlan(
                     name="whole",
-                    spacing=(2.0, 1.0, 1.0),
+                    spacing=spacing,
                     median_shape=(10, 12, 14),
                     patch_size=(8, 8, 8),
                     batch_size=2,
-                    network=NETWORK,
+                    network=spec,
                 ),
             ),
             configurations={"whole": ("whole",)},
@@ -79,8 +83,11 @@ def make_model(tmp_path: Path) -> Callable[..., ModelFolder]:
             trainer="stub",
             configuration="whole",
             settings={},
-            networks={"whole": NETWORK},
-            segmenter=SegmenterSpec(arguments={"stages": {"whole": "whole"}}),
+            networks={"whole": spec},
+            segmenter=SegmenterSpec(
+                factory=f"renalplan.inference.segmenters.{segmenter}",
+                arguments={"stages": {"whole": "whole"}},
+            ),
         )
         model = ModelFolder.create(tmp_path / name, plan, description, record)
         for fold in folds:
@@ -103,6 +110,11 @@ def write_scan() -> Callable[..., np.ndarray]:
         image = sitk.GetImageFromArray(values.get("sign", 1) * array)
         image.SetSpacing((1.0, 1.0, 2.0))
         image.SetOrigin((5.0, -7.0, 11.0))
+        if "noise" in values:  # smooth, so that every grid sees much the same
+            noise = np.random.default_rng(values["noise"]).normal(size=array.shape)
+            array = 6 * gaussian_filter(noise, 1.5).astype(np.float32)
+            image = sitk.GetImageFromArray(array)
+            image.SetSpacing((1.0, 1.0, 2.0))
         if values.get("turned", False):
             image = sitk.Flip(sitk.PermuteAxes(image, (2, 0, 1)), (True, False, True), False)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from renalplan.errors import UsageError
-from renalplan.inference.engines import openvino_engine, precision
+from renalplan.inference.engines import choice, openvino_engine, precision
 from renalplan.inference.engines.choice import choose_engine, make_engine
 from renalplan.inference.engines.openvino_engine import FOLDER, OpenVinoEngine
 from renalplan.inference.engines.precision import choose_precision, multiplies_bf16
@@ -23,6 +22,14 @@ from renalplan.networks import FDFE, DenseBiasNet, SCUNet
 from renalplan.networks.unet import UNet
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests go without it: see tests/conftest.py."""
+    monkeypatch.setattr(choice, "is_installed", openvino_engine.is_installed)
+
+
 PATCH = (16, 32, 16)
 
 
@@ -155,7 +162,6 @@ def test_auto_is_openvino_on_a_cpu_where_it_is_installed(monkeypatch: pytest.Mon
     assert choose_engine("auto", torch.device("cuda")) == "torch"
     with pytest.raises(UsageError, match=r"runs on the CPU, not on cuda; use --device cpu"):
         choose_engine("openvino", torch.device("cuda"))
-    choice = importlib.import_module("renalplan.inference.engines.choice")
     monkeypatch.setattr(choice, "is_installed", lambda: False)
     assert choose_engine("auto", CPU) == "torch"
     with pytest.raises(UsageError, match=r"pip install \"renalplan\[openvino\]\""):
