@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from renalplan.errors import ModelError, UsageError, WorkerError
 from renalplan.imports import trust
 from renalplan.inference.failures import Failure, ForeignError, explain
-from renalplan.inference.job import Ledger, start_job
+from renalplan.inference.job import Ledger, remove_leftovers_of, start_job
 from renalplan.inference.scans import ScanFiles
 from renalplan.inference.vitals import Patience
 
@@ -157,6 +157,7 @@ def run_on_cluster(
                 continue
             del tasks[case]
             _note(case, task, ledger)
+        remove_leftovers_of(chosen, out, also="")  # of workers that died while they wrote
     finally:
         if tasks:
             cluster.cancel(list(tasks.values()))
