@@ -227,7 +227,7 @@ def predict_on_worker(
                 case, volume, Path(out), save_probabilities=save_probabilities
             )
             write()
-        except ModelError as problem:
+        except (ModelError, UsageError) as problem:  # UsageError: no such device on the worker
             return {"model": str(problem)}
         except OSError as problem:
             return {

@@ -188,6 +188,9 @@ def test_a_worker_with_other_weights_or_without_the_plugin_says_so(
     monkeypatch.setattr(imports, "_trusted", set())
     answer = predict_on_worker({**recipe, "plugins": []}, scan, str(folder), False)
     assert "add --plugin stub_networks" in answer["model"]
+    recipe["members"][0]["options"]["device"] = "abacus"
+    assert "abacus is not known" in predict_on_worker(recipe, scan, str(folder), False)["model"]
+    recipe["members"][0]["options"]["device"] = "cpu"
     answer = predict_on_worker(recipe, scan, str(folder), False)
     assert set(answer) == {"inputs", "seconds"}
 
