@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from renalplan.errors import ModelError, UsageError, WorkerError
 from renalplan.imports import trust
 from renalplan.inference.failures import Failure, ForeignError, explain
-from renalplan.inference.job import Ledger, start_job
+from renalplan.inference.job import Ledger, remove_leftovers_of, start_job
 from renalplan.inference.scans import ScanFiles
 from renalplan.inference.vitals import Patience
 
@@ -157,6 +157,7 @@ def run_on_cluster(
                 continue
             del tasks[case]
             _note(case, task, ledger)
+        remove_leftovers_of(chosen, out, also="")  # of workers that died while they wrote
     finally:
         if tasks:
             cluster.cancel(list(tasks.values()))
@@ -226,7 +227,7 @@ def predict_on_worker(
                 case, volume, Path(out), save_probabilities=save_probabilities
             )
             write()
-        except ModelError as problem:
+        except (ModelError, UsageError) as problem:  # UsageError: no such device on the worker
             return {"model": str(problem)}
         except OSError as problem:
             return {

@@ -16,7 +16,7 @@ from renalplan.files import TEMPORARY
 from renalplan.images import Volume
 from renalplan.inference.failures import explain
 from renalplan.inference.probabilities import probability_files
-from renalplan.inference.readers import open_scans
+from renalplan.inference.readers import ReadAhead, ReadHere, open_scans
 from renalplan.inference.report import PredictionReport, ReportWriter
 from renalplan.inference.scans import ScanFiles
 from renalplan.inference.writer import BackgroundWriter, WriteHere
@@ -124,23 +124,51 @@ def run_job(
             for index, scan in enumerate(chosen):
                 ledger.start(scan.id)
                 try:
-                    read = volumes.take(index)
-                except Exception as problem:
-                    ledger.failed(scan.id, problem)
-                    continue
-                try:
-                    write = predictor.segment_case(
-                        scan, read.volume, out, save_probabilities=save_probabilities
+                    inputs, write = _compute(
+                        predictor, volumes, index, out, save_probabilities=save_probabilities
                     )
-                except (ModelError, OSError):
+                except (ModelError, ResultError):
                     raise
                 except Exception as problem:
                     ledger.failed(scan.id, problem)
-                    continue
-                writer.put(partial(_finish, ledger, scan.id, read.inputs, write))
-                del read, write  # the scan goes before the next one is looked at
+                else:
+                    writer.put(partial(_finish, ledger, scan.id, inputs, write))
+                    del write  # a result goes when it is written, not when the next one is there
+    except ResultError as problem:
+        raise problem.reason from None
     finally:
         writer.close()
+
+
+class ResultError(Exception):
+    """A result could not be written while its case was computed: no matter of this case alone."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+def _compute(
+    predictor: CaseSegmenter,
+    volumes: ReadAhead | ReadHere,
+    index: int,
+    out: Path,
+    *,
+    save_probabilities: bool,
+) -> tuple[str, Write]:
+    """Take a case and compute it; its scan is in memory no longer than this takes.
+
+    Returns:
+        The fingerprint of its files, and what writes its result.
+    """
+    scan, read = volumes.scans[index], volumes.take(index)
+    try:
+        write = predictor.segment_case(
+            scan, read.volume, out, save_probabilities=save_probabilities
+        )
+    except OSError as problem:
+        raise ResultError(problem) from None
+    return read.inputs, write
 
 
 def _finish(ledger: Ledger, case: str, inputs: str, write: Write) -> None:

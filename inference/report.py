@@ -140,7 +140,12 @@ class ReportWriter:
         """
         last: dict[str, tuple[str, str]] = {}
         for path in self._reports():
-            report = read_record(path, ReportFile, PredictionError)
+            try:
+                report = read_record(path, ReportFile, PredictionError)
+            except PredictionError:
+                if path.exists():
+                    raise
+                continue  # a run of the whole has just taken it over
             last.update({case: (report.job, files) for case, files in report.inputs.items()})
         if cases is not None:
             wanted = set(cases)
@@ -156,7 +161,7 @@ class ReportWriter:
         """The reports in the folder, the last one written last."""
         found = []
         for path in self.out.glob(f"{Path(REPORT).stem}*.json"):
-            with suppress(FileNotFoundError):  # a whole run has just taken a part's report over
+            with suppress(FileNotFoundError):  # gone in the meantime, see above
                 if path.name == REPORT or PART_REPORT.fullmatch(path.name):
                     found.append((path.stat().st_mtime_ns, path))
         return [path for _, path in sorted(found)]

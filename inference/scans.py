@@ -122,9 +122,10 @@ def _one_file(path: Path, channels: tuple[str, ...]) -> ScanFiles:
     name = path.name.removesuffix(ending)
     match = CHANNEL_SUFFIX.match(name)
     if match and (len(channels) > 1 or match["channel"] == "0000"):
-        siblings = find_images(path.parent, ending)[match["case"]]
-        if len(channels) == 1:
-            siblings = {0: path}  # exactly what was given
+        number = int(match["channel"])
+        siblings = {number: path}  # of one channel exactly what was given
+        if len(channels) > 1:
+            siblings = find_images(path.parent, ending).get(match["case"], siblings)
         images = require_channels(match["case"], siblings, channels, path.parent)
         return ScanFiles(id=match["case"], images=images, ending=ending)
     if len(channels) > 1:

@@ -96,7 +96,15 @@ def test_a_cluster_makes_the_same_files_and_continues(make_model: Make, folder: 
 
 def test_a_case_that_the_cluster_loses_fails_alone(make_model: Make, folder: Path) -> None:
     predictor = Predictor.from_model(make_model(), None, CPU)
-    report = predictor.predict_folder(folder / "in", folder / "out", cluster=FakeCluster("b"))
+    half = folder / "out" / ".tmp-12-b.nii.gz"
+
+    class DiesWriting(FakeCluster):
+        def submit(self, *call: Any) -> Future[Any]:
+            half.write_bytes(b"half")
+            return super().submit(*call)
+
+    report = predictor.predict_folder(folder / "in", folder / "out", cluster=DiesWriting("b"))
+    assert not half.exists()
     assert sorted(report.done) == ["a", "c"]
     assert report.failed == {
         "b": "the dask cluster lost it (RuntimeError: worker died three times)."
@@ -180,6 +188,9 @@ def test_a_worker_with_other_weights_or_without_the_plugin_says_so(
     monkeypatch.setattr(imports, "_trusted", set())
     answer = predict_on_worker({**recipe, "plugins": []}, scan, str(folder), False)
     assert "add --plugin stub_networks" in answer["model"]
+    recipe["members"][0]["options"]["device"] = "abacus"
+    assert "abacus is not known" in predict_on_worker(recipe, scan, str(folder), False)["model"]
+    recipe["members"][0]["options"]["device"] = "cpu"
     answer = predict_on_worker(recipe, scan, str(folder), False)
     assert set(answer) == {"inputs", "seconds"}
 

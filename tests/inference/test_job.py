@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -253,3 +254,30 @@ def test_a_result_that_fits_no_grid_fails_its_case_alone(
     report = _predict(make_model(), tmp_path, workers=workers)
     assert list(report.done) == ["b"]
     assert "does not fit a grid" in report.failed["a"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_scan_is_not_in_memory_any_more_when_the_next_is_computed(
+    make_model: Make,
+    write_scan: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: int,
+) -> None:
+    """Whether it was predicted or failed."""
+    for name in "abcd":
+        write_scan(tmp_path / "in" / f"{name}_0000.nii.gz")
+    real, seen, alive = Predictor.segment_case, [], []
+
+    def segment(self: Predictor, scan: ScanFiles, volume: Volume, out: Path, **values: Any) -> Any:
+        alive.extend(name for name, known in seen if known() is not None)
+        seen.append((scan.id, weakref.ref(volume)))
+        if scan.id == "b":
+            raise ValueError(scan.id)
+        return real(self, scan, volume, out, **values)
+
+    monkeypatch.setattr(Predictor, "segment_case", segment)
+    report = _predict(make_model(), tmp_path, workers=workers)
+    assert list(report.done) == ["a", "c", "d"]
+    assert len(seen) == 4
+    assert alive == []

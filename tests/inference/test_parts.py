@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from renalplan.errors import UsageError
+from renalplan.errors import PredictionError, UsageError
 from renalplan.inference.options import InferenceOptions
 from renalplan.inference.predictor import Predictor
-from renalplan.inference.report import Part, PredictionReport
+from renalplan.inference.report import Part, PredictionReport, ReportWriter
 from renalplan.inference.scans import find_scans
 from renalplan.model_folder import ModelFolder
 
@@ -157,3 +157,21 @@ def test_a_path_is_an_input_of_the_api_too(make_model: Make, folder: Path) -> No
         predictor.predict_folder(folder / "in", folder / "in" / "out")
     with pytest.raises(UsageError, match="does not exist"):
         predictor.predict_folder(str(folder / "nowhere"), folder / "out")
+
+
+def test_a_damaged_report_is_named_and_one_that_has_just_gone_is_not(
+    make_model: Make, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model()
+    _predict(model, folder, parts=2, part=0)
+    (folder / "out" / PARTS[1]).write_text("{")
+    with pytest.raises(PredictionError, match=rf"{PARTS[1]} is not valid JSON"):
+        _predict(model, folder, parts=2, part=0)
+    (folder / "out" / PARTS[1]).unlink()
+    real = ReportWriter._reports
+
+    def and_one_gone(self: ReportWriter) -> list[Path]:
+        return [*real(self), self.out / PARTS[1]]
+
+    monkeypatch.setattr(ReportWriter, "_reports", and_one_gone)
+    assert _predict(model, folder, parts=2, part=0).kept == ["a", "c", "e"]

@@ -102,6 +102,10 @@ def test_one_file_brings_its_channels(write_scan: Write, tmp_path: Path) -> None
     assert (scan.id, [p.name for p in scan.images]) == ("a", ["a_0000.mha", "a_0001.mha"])
     with pytest.raises(DatasetError, match=r"b_0001 \(PET\) is missing"):
         list(find_scans(tmp_path / "b_0000.mha", ("CT", "PET")))
+    hidden = tmp_path / ".c_0000.mha"
+    write_scan(hidden)
+    with pytest.raises(DatasetError, match=r"\.c_0001 \(PET\) is missing"):
+        list(find_scans(hidden, ("CT", "PET")))
     # with one channel it is that file and no other; its name is the one it has in its folder
     (scan,) = find_scans(tmp_path / "a_0000.mha", ("CT",))
     assert (scan.id, [p.name for p in scan.images]) == ("a", ["a_0000.mha"])
