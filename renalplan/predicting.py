@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from renalplan.case_progress import CaseProgress
 from renalplan.errors import UsageError
@@ -54,6 +54,20 @@ def find_models(
     return [ModelFolder.open(path) for path in found]
 
 
+class How(TypedDict, total=False):
+    """How networks are run: keyword arguments of `InferenceOptions`, which explains them."""
+
+    device: str
+    engine: str
+    precision: str
+    batch: int
+    step: float
+    tta: bool
+    uncertainty: bool
+    max_ram: int | None
+    max_vram: int | None
+
+
 def predict(
     images: str | Path,
     out: str | Path,
@@ -63,15 +77,6 @@ def predict(
     trainers: list[str] | None = None,
     folds: list[str] | None = None,
     weights: Sequence[float] | None = None,
-    device: str = "auto",
-    step: float = 0.5,
-    tta: bool = False,
-    engine: str = "auto",
-    precision: str = "auto",
-    batch: int = 1,
-    uncertainty: bool = False,
-    max_ram: int | None = None,
-    max_vram: int | None = None,
     save_probabilities: bool = False,
     postprocessing: bool = True,
     overwrite: bool = False,
@@ -81,45 +86,36 @@ def predict(
     dask: str | None = None,
     workspace: Workspace | None = None,
     progress: bool = True,
+    **how: Unpack[How],
 ) -> PredictionReport:
     """Segment every scan of a folder with the average of a model's folds (and of several models).
 
     Args:
-        images: Folder of scans (`case_0000.nii.gz`, or plain names for one channel), folder of
-            DICOM series, or one file.
+        images: Folder of scans, named as for training, or of DICOM series; or one file.
         out: Folder for the segmentations.
         models: Model folders; else `task` and `trainers`, else the only model of the workspace.
         task: Dataset whose models to use.
         trainers: Model names of that dataset.
         folds: Folds to average; all finished ones if None.
         weights: How much each model counts, in their order; all alike if None.
-        device: auto, cpu, cuda, cuda:N or mps.
-        step: Window distance as a share of the patch.
-        tta: Average over mirrored copies.
-        engine: auto, torch or openvino: what runs the networks.
-        precision: auto, fp32, bf16 or fp16.
-        batch: Patches computed at a time.
-        uncertainty: Also write where the segmentation is uncertain.
-        max_ram: Bytes of memory that may be used; nothing is read ahead then.
-        max_vram: Bytes of a GPU's memory that may be used.
         save_probabilities: Also write probabilities (float16).
         postprocessing: Apply the models' rules (`postprocessing.json`), if they agree on them.
         overwrite: Predict again what is already there.
         workers: Processes that read the next cases while one is computed; 0 does everything in
-            this process, one thing after the other; None takes 1 where there is a core for it.
+            this process; None takes 1 where there is a core for it, and 0 with `max_ram`.
         parts: Into how many parts the cases are divided, for as many machines.
         part: Which of them to predict, from 0; needed if there are several.
         dask: Address of a dask scheduler whose workers predict; they must see the same files.
         workspace: Where models are looked up.
         progress: Show a progress bar.
+        how: How the networks are run; see `InferenceOptions`.
 
     Raises:
         UsageError: nothing to predict, no (single) model, or weights that do not fit the models.
         ModelError: the models do not have the same labels or channels.
     """
-    images, out = Path(images), Path(out)
-    share = _checked(images, out, workers, parts, part, max_ram)
-    workers = 0 if max_ram is not None else workers
+    images, out, share = _checked(Path(images), Path(out), parts, part)
+    workers = _workers(workers, how.get("max_ram"))
     chosen = find_models(workspace or Workspace.find(), models=models, task=task, trainers=trainers)
     for model in chosen:
         model.choose_folds(folds)
@@ -133,23 +129,10 @@ def predict(
     counted = member_weights(weights, len(chosen), "models")
     scans = list(find_scans(images, chosen[0].description.channels))
     shown = CaseProgress(len(share.of(scans)), show=progress)
-    options = InferenceOptions(
-        device=device,
-        engine=engine,
-        precision=precision,
-        batch=batch,
-        step=step,
-        tta=tta,
-        uncertainty=uncertainty,
-        max_ram=max_ram,
-        max_vram=max_vram,
-        scratch_folder=out,
-        progress=shown.on_window,
-    )
+    options = InferenceOptions(**how, scratch_folder=out, progress=shown.on_window)
     if dask is None:
         options.check()
     members = [Predictor.from_model(model, folds, options).members[0] for model in chosen]
-    # refuses models that do not go together
     predictor = Predictor(members, counted, postprocessing=postprocessing)
     for member in members if dask is None else []:  # workers load them, on their devices
         member.load()
@@ -167,9 +150,7 @@ def predict(
         )
 
 
-def _checked(
-    images: Path, out: Path, workers: int | None, parts: int, part: int | None, max_ram: int | None
-) -> Part:
+def _checked(images: Path, out: Path, parts: int, part: int | None) -> tuple[Path, Path, Part]:
     """Refuse paths and numbers that cannot work, before anything is opened."""
     from renalplan.inference.report import Part
     from renalplan.inference.scans import require_apart
@@ -179,13 +160,20 @@ def _checked(
         raise UsageError(f"input {images} does not exist.")
     if out.exists() and not out.is_dir():
         raise UsageError(f"output {out} is not a folder; choose another name.")
-    if workers and max_ram is not None:
-        raise UsageError("--max_ram cannot be kept while others read ahead; leave --workers out.")
-    if workers is not None and workers < 0:
-        raise UsageError(f"--workers {workers} is not possible; 0 computes in this process alone.")
     if parts > 1 and part is None:
         raise UsageError(f"--parts {parts} needs --part, which one to predict: 0 to {parts - 1}.")
-    return Part(index=part or 0, count=parts)
+    return images, out, Part(index=part or 0, count=parts)
+
+
+def _workers(workers: int | None, max_ram: int | None) -> int | None:
+    """How many processes read ahead: none where memory is counted."""
+    if workers is not None and workers < 0:
+        raise UsageError(f"--workers {workers} is not possible; 0 computes in this process alone.")
+    if max_ram is None:
+        return workers
+    if workers:
+        raise UsageError("--max_ram cannot be kept while others read ahead; leave --workers out.")
+    return 0
 
 
 def _dataset_name(workspace: Workspace, task: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +95,11 @@ def oblique() -> tuple[float, ...]:
     return OBLIQUE
 
 
-@pytest.fixture(autouse=True)
-def _without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _without_openvino() -> Iterator[None]:
     """Converting a network takes longer than running the tests' small ones; its own tests do."""
     from renalplan.inference.engines import choice
 
-    monkeypatch.setattr(choice, "is_installed", lambda: False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choice, "is_installed", lambda: False)
+        yield

@@ -16,6 +16,8 @@ from renalplan.cli.common import (
 )
 from renalplan.workspace import Workspace
 
+SIZES = ("max_ram", "max_vram")
+
 
 @command
 def predict(arguments: list[str] | None = None) -> int:
@@ -23,10 +25,33 @@ def predict(arguments: list[str] | None = None) -> int:
     parser = make_parser(
         "predict",
         "Segment every scan of a folder, averaging a model's folds, and several models of the same "
-        "labels. Outputs lie on exactly the "
-        "scans' own grids. Running it again continues.",
+        "labels. Outputs lie on exactly the scans' own grids. Running it again continues.",
         "renalplan_predict -i scans -o segmentations",
     )
+    _add_what(parser)
+    _add_how(parser)
+    _add_outputs(parser)
+    _add_job(parser)
+    parsed = parser.parse_args(arguments)
+
+    from renalplan.inference.room import parse_size
+    from renalplan.predicting import predict as run
+
+    trust_plugins(parsed)
+    given = {name: value for name, value in vars(parsed).items() if name != "plugin"}
+    for name in SIZES:
+        given[name] = None if given[name] is None else parse_size(given[name], f"--{name}")
+    workspace = Workspace.find(given.pop("workspace"))
+    report = run(**given, workspace=workspace)
+    kept = f", {len(report.kept)} were there already" if report.kept else ""
+    print(f"{len(report.done)} cases predicted{kept}: {given['out']}")
+    for case, reason in report.failed.items():
+        print(f"failed: {case}: {reason}", file=sys.stderr)
+    return 1 if report.failed else 0
+
+
+def _add_what(parser: argparse.ArgumentParser) -> None:
+    """What to predict, with which models."""
     parser.add_argument(
         "-i",
         dest="images",
@@ -48,6 +73,10 @@ def predict(arguments: list[str] | None = None) -> int:
         metavar="W",
         help="how much each model counts, in their order (default: all alike)",
     )
+
+
+def _add_how(parser: argparse.ArgumentParser) -> None:
+    """How the networks are run."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps")
     parser.add_argument(
         "--step", type=float, default=0.5, help="window distance / patch size (default 0.5)"
@@ -76,10 +105,18 @@ def predict(arguments: list[str] | None = None) -> int:
         action="store_true",
         help="also write where it is uncertain, and how good it expects itself to be",
     )
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    """What is written of each case."""
     parser.add_argument(
         "--save_probabilities", action="store_true", help="also write probabilities"
     )
     add_postprocessing(parser)
+
+
+def _add_job(parser: argparse.ArgumentParser) -> None:
+    """How the cases are divided and what is done meanwhile."""
     parser.add_argument("--overwrite", action="store_true", help="predict again what is there")
     parser.add_argument(
         "--parts", type=int, default=1, metavar="N", help="divide the cases among N machines"
@@ -96,45 +133,3 @@ def predict(arguments: list[str] | None = None) -> int:
         "0: everything in one process (default: 1 if there are two cores)",
     )
     add_plugins(parser)
-    given = parser.parse_args(arguments)
-
-    from renalplan.predicting import predict as run
-
-    trust_plugins(given)
-    report = run(
-        given.images,
-        given.out,
-        models=given.models,
-        task=given.task,
-        trainers=given.trainers,
-        folds=given.folds,
-        weights=given.weights,
-        device=given.device,
-        step=given.step,
-        tta=given.tta,
-        engine=given.engine,
-        precision=given.precision,
-        batch=given.batch,
-        uncertainty=given.uncertainty,
-        max_ram=_size(given.max_ram, "--max_ram"),
-        max_vram=_size(given.max_vram, "--max_vram"),
-        save_probabilities=given.save_probabilities,
-        postprocessing=given.postprocessing,
-        overwrite=given.overwrite,
-        workers=given.workers,
-        parts=given.parts,
-        part=given.part,
-        dask=given.dask,
-        workspace=Workspace.find(given.workspace),
-    )
-    kept = f", {len(report.kept)} were there already" if report.kept else ""
-    print(f"{len(report.done)} cases predicted{kept}: {given.out}")
-    for case, reason in report.failed.items():
-        print(f"failed: {case}: {reason}", file=sys.stderr)
-    return 1 if report.failed else 0
-
-
-def _size(text: str | None, option: str) -> int | None:
-    from renalplan.inference.room import parse_size
-
-    return None if text is None else parse_size(text, option)
