@@ -35,16 +35,16 @@ def _rows(d: int) -> tuple[Arm, ...]:
         row("inscribed ellipsoid, k=0", "ellipsoid", GROUP, all_pieces, "k=0", "pseudo.method=ellipsoid"),
         row("GMM in the box, k=0", "gmm", GROUP, all_pieces, "k=0", "pseudo.method=gmm"),
         row("k=0 (WCE)", "k0", GROUP, all_pieces, "k=0", paper=paper(k0)),
-        row("k=3 (VWCE)", "vwce", GROUP, all_pieces, paper=paper(vwce), small=("group_epochs=6",)),
+        row("k=3 (VWCE)", "vwce", GROUP, all_pieces, paper=paper(vwce), small=("group_epochs=4",)),
         row(
             "k=3 (WCE)", "wce", GROUP, all_pieces, "weighting=classes", paper=paper(wce),
-            small=("group_epochs=6",), begins_as=(final, STAGE_2),
+            small=("group_epochs=4",), begins_as=(final, STAGE_2),
         ),
         row(
             "k=3 (VWCE) + largest component", "largest", GROUP, paper=paper(largest),
-            small=("group_epochs=6",), begins_as=(final, (*STAGE_2, "whole")),
+            small=("group_epochs=4",), begins_as=(final, (*STAGE_2, "whole")),
         ),
-        row("SDI, 3-D", "sdi", SDI, all_pieces, paper=paper(sdi), small=("round_epochs=6",)),
+        row("SDI, 3-D", "sdi", SDI, all_pieces, paper=paper(sdi), small=("round_epochs=4",)),
         row("size constraint", "size", SIZE, all_pieces, paper=paper(size)),
     )  # fmt: skip
 
