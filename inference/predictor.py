@@ -54,6 +54,11 @@ class Predictor:
         self.members = members
         self.weights = member_weights(weights, len(members), "models")
         first = members[0].model
+        for member in members:
+            if member.options.max_ram is not None and not member.forecasts:
+                raise UsageError(
+                    f"{member.model.path} is of a kind whose memory is not forecast; leave --max_ram out."
+                )
         for member in members[1:]:
             if member.model.scheme != first.scheme:
                 raise ModelError(
@@ -304,6 +309,8 @@ class Predictor:
             require_apart(Path(scans), out)
             scans = list(find_scans(Path(scans), self.model.description.channels))
         chosen = share.of(scans) if parts > 1 else list(scans)
+        if (room := self.members[0].options.room()) is not None:
+            chosen = [scan.within(room) for scan in chosen]
         out.mkdir(parents=True, exist_ok=True)
         writer = ReportWriter(
             out=out,

@@ -6,15 +6,18 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from renalplan.dataset import CHANNEL_SUFFIX, find_images, require_channels
 from renalplan.dicom import Series, find_series, is_dicom, read_series
-from renalplan.errors import DatasetError, UsageError
+from renalplan.errors import DatasetError, PredictionError, UsageError
 from renalplan.files import value_hash
-from renalplan.images import ENDINGS, Volume, image_ending, read_channels
+from renalplan.images import ENDINGS, Volume, image_ending, read_channels, read_grid
+from renalplan.inference.room import Room
 
 DICOM_ENDING = ".nii.gz"  # what a segmentation of a DICOM series is written as
 log = logging.getLogger(__name__)
@@ -52,6 +55,21 @@ class ScanFiles:
         if self.problem is not None:
             raise DatasetError(self.problem)
         return read_series(self.images) if self.dicom else read_channels(self.images)
+
+    def within(self, room: Room) -> ScanFiles:
+        """Itself; with a `problem` if reading it takes more memory than there is.
+
+        A file's header says so; the slices of a series are not opened for it.
+        """
+        if self.problem is not None or self.dicom:
+            return self
+        with suppress(DatasetError):  # reading it will say what is wrong
+            voxels = prod(read_grid(self.images[0]).size)
+            try:
+                room.check_reading(str(self.images[0]), voxels, len(self.images))
+            except PredictionError as problem:
+                return replace(self, problem=str(problem))
+        return self
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for another process that sees the same files."""

@@ -25,7 +25,10 @@ class Segmenter(ABC):
         folds: Whose networks are averaged.
         options: How to run them.
         networks: The folds' networks by phase.
+        forecasts: Whether it keeps to `max_ram`.
     """
+
+    forecasts = False
 
     def __init__(self, model: ModelFolder, folds: list[str], options: InferenceOptions) -> None:
         self.model = model

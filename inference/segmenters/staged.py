@@ -52,6 +52,7 @@ class StagedSegmenter(Segmenter):
     """
 
     twice = False
+    forecasts = True
 
     def __init__(
         self,
