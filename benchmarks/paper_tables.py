@@ -200,7 +200,8 @@ def table(
         for structure, score, _ in paper.columns:
             found = [r["groups"][group] if group else r["scores"] for r in runs]
             values = [scores.get(structure, {}).get(score) for scores in found]
-            theirs = "" if group else paper_value(arm, structure, score, share)
+            usual = share == paper.shares[0]  # the paper's own
+            theirs = "" if group else paper_value(arm, structure, score, share, usual=usual)
             cells.append(cell([v for v in values if v is not None]) + theirs)
         minutes = statistics.median(r["training_seconds"] for r in runs) / 60
         lines.append(f"| {arm.name} | " + " | ".join(cells) + f" | {minutes:.1f} min |")
@@ -215,9 +216,9 @@ def cell(values: list[float]) -> str:
     return f"{statistics.mean(values):.3f}{spread}"
 
 
-def paper_value(arm: Arm, structure: str, score: str, share: float) -> str:
+def paper_value(arm: Arm, structure: str, score: str, share: float, *, usual: bool) -> str:
     """What the paper has in this place, in brackets; nothing if it has nothing."""
-    keys = [score, f"{structure} {score}"] if share == 1 else [f"{score} {100 * share:g}%"]
+    keys = [score, f"{structure} {score}"] if usual else [f"{score} {100 * share:g}%"]
     found = next((arm.paper[key] for key in keys if key in arm.paper), None)
     return f" [{found}]" if found else ""
 

@@ -7,20 +7,15 @@ planner `nnunet` both do the same work: whole volumes at nnU-Net's spacing. See 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import platform
-import resource
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import sysconfig
 import tempfile
-import threading
-import time
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import psutil  # type: ignore[import-untyped]
+from measuring import BenchmarkError, nnunet_environment, run_command
 from numpy.typing import NDArray
 
 from renalplan.dataset import Case, Dataset
@@ -43,7 +39,6 @@ from renalplan.planners.options import PlanOptions
 from renalplan.planners.planner import make_plan
 from renalplan.store import ItemArrays, StoredCase, open_array, read_case
 
-POLL_S = 0.2
 BORDER_VOXELS = 8  # cut off on every side before arrays are compared: spline ends differ there
 DATASET = "Dataset901_Benchmark"
 COPY = "Dataset902_BenchmarkCopy"
@@ -53,10 +48,6 @@ HOW_TO_INSTALL = (
     f"{NNUNET_COMMAND} was not found: run `python -m venv nnunet_venv && "
     "nnunet_venv/bin/pip install nnunetv2==2.8.1` and give --nnunet nnunet_venv/bin."
 )
-
-
-class BenchmarkError(Exception):
-    """A command failed; the message says where its output is."""
 
 
 @dataclass(frozen=True)
@@ -87,44 +78,6 @@ class Run:
     voxels: int
 
 
-class PeakMemory(threading.Thread):
-    """Polls the memory of a process and its descendants and keeps the largest sum.
-
-    Pages that processes share are divided between them (PSS); where the system does not tell, they
-    count in full (RSS).
-    """
-
-    def __init__(self, pid: int) -> None:
-        super().__init__(daemon=True)
-        self.peak = 0
-        self._root = psutil.Process(pid)
-        self._finished = threading.Event()
-
-    def run(self) -> None:
-        while not self._finished.wait(POLL_S):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                tree = [self._root, *self._root.children(recursive=True)]
-                self.peak = max(self.peak, sum(resident(process) for process in tree))
-
-    def stop(self) -> int:
-        """End polling; returns the peak in bytes."""
-        self._finished.set()
-        self.join()
-        return self.peak
-
-
-def resident(process: psutil.Process) -> int:
-    """Bytes of memory a process holds; 0 if it has just ended."""
-    try:
-        return int(process.memory_full_info().pss)
-    except (AttributeError, psutil.AccessDenied):
-        with contextlib.suppress(psutil.Error):
-            return int(process.memory_info().rss)
-    except psutil.Error:
-        pass
-    return 0
-
-
 def measure(side: Side, log: Path) -> Run:
     """Run one side from an empty output folder.
 
@@ -133,60 +86,14 @@ def measure(side: Side, log: Path) -> Run:
     """
     shutil.rmtree(side.out, ignore_errors=True)
     side.out.mkdir(parents=True)
-    cpu, start = children_cpu_s(), time.perf_counter()
-    peak = run_command(side.command, side.environment, log)
-    wall = time.perf_counter() - start
+    cost = run_command(side.command, side.environment, log)
     return Run(
-        wall_s=wall,
-        cpu_s=children_cpu_s() - cpu,
-        peak_bytes=peak,
+        wall_s=cost.wall_s,
+        cpu_s=cost.cpu_s,
+        peak_bytes=cost.peak_bytes,
         output_bytes=sum(p.stat().st_size for p in side.out.rglob("*") if p.is_file()),
         voxels=stored_voxels(side.out),
     )
-
-
-def run_command(command: tuple[str, ...], environment: dict[str, str], log: Path) -> int:
-    """Run a command with its output in a file; returns its peak memory in bytes.
-
-    Raises:
-        BenchmarkError: it failed.
-    """
-    with log.open("w") as stream:
-        process = subprocess.Popen(
-            command,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            env=os.environ | environment,
-            start_new_session=True,
-        )
-        memory = PeakMemory(process.pid)
-        memory.start()
-        try:
-            status = process.wait()
-        except BaseException:
-            os.killpg(process.pid, signal.SIGTERM)
-            raise
-        finally:
-            peak = memory.stop()
-    if status != 0:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        raise BenchmarkError(f"{' '.join(command)} ended with status {status}:\n{tail}")
-    return peak
-
-
-def children_cpu_s() -> float:
-    """Processor seconds of all ended child processes and their children."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
-def nnunet_environment(work: Path) -> dict[str, str]:
-    """The three folders nnU-Net wants to know."""
-    return {
-        "nnUNet_raw": str(work / "raw"),
-        "nnUNet_preprocessed": str(work / "nnunet_preprocessed"),
-        "nnUNet_results": str(work / "nnunet_results"),
-    }
 
 
 def make_sides(work: Path, nnunet: Path, workers: int) -> tuple[Side, Side, Side]:
