@@ -27,7 +27,7 @@ import torch
 from renalplan.predicting import predict
 
 torch.set_num_threads(1)
-predict(sys.argv[1], sys.argv[2], models=[sys.argv[3]], device="cpu", progress=False,
+predict(sys.argv[1], sys.argv[2], models=[sys.argv[3]], device="cpu", engine="torch", progress=False,
         save_probabilities=True, workers=int(sys.argv[4]))
 """
 
@@ -56,7 +56,7 @@ def test_a_killed_prediction_ends_with_the_same_files(
     images = scans / "imagesTs"
     cases = len(list(images.iterdir()))
     predict(
-        images, tmp_path / "whole", models=[model], device="cpu", progress=False,
+        images, tmp_path / "whole", models=[model], device="cpu", engine="torch", progress=False,
         save_probabilities=True, workers=0,
     )  # fmt: skip
     out = tmp_path / "killed"
@@ -82,7 +82,7 @@ def test_a_killed_prediction_ends_with_the_same_files(
             assert time.monotonic() < limit, "a reader outlives the run"
             time.sleep(0.01)
     report = predict(
-        images, out, models=[model], device="cpu", progress=False, save_probabilities=True,
+        images, out, models=[model], device="cpu", engine="torch", progress=False, save_probabilities=True,
         workers=workers,
     )  # fmt: skip
     assert len(report.done) + len(report.kept) == cases
