@@ -41,7 +41,7 @@ def is_installed() -> bool:
 
 
 class OpenVinoEngine(Engine):
-    """Runs a converted network, compiled for each batch size it meets.
+    """Runs a converted network, compiled for the largest batch it has met; smaller ones are padded.
 
     Args:
         network: In evaluation mode, on the CPU.
@@ -66,30 +66,34 @@ class OpenVinoEngine(Engine):
         self.device = torch.device("cpu")
         self._model = _converted(network, channels, patch, weights)
         self._hint = HINTS[precision]
-        self._compiled: dict[tuple[int, ...], Any] = {}
+        self._batch = 0
+        self._request: Any = None
 
     def __call__(self, patches: Tensor) -> Tensor:
         """See `Engine`."""
-        request = self._request(tuple(patches.shape))
-        outputs = request.infer([patches.numpy()], share_inputs=True)
-        # the request's own memory is written anew by the next call
-        return torch.from_numpy(np.array(outputs[0]))
-
-    def _request(self, shape: tuple[int, ...]) -> Any:
-        if shape not in self._compiled:
-            settings = {
-                "INFERENCE_PRECISION_HINT": self._hint,
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-                "PERFORMANCE_HINT": "LATENCY",
-                "NUM_STREAMS": 1,
-            }
-            model = self._model.clone()
-            model.reshape(list(shape))
-            self._compiled.clear()  # a folder's last, smaller batch: one plan's memory at a time
-            self._compiled[shape] = (
-                _core().compile_model(model, "CPU", settings).create_infer_request()
+        count = len(patches)
+        if count > self._batch:
+            self._compile(tuple(patches.shape))
+        elif count < self._batch:  # a folder of boxes ends in smaller batches all the time
+            patches = torch.cat(
+                [patches, patches.new_zeros(self._batch - count, *patches.shape[1:])]
             )
-        return self._compiled[shape]
+        outputs = self._request.infer([patches.numpy()], share_inputs=True)
+        # the request's own memory is written anew by the next call
+        return torch.from_numpy(np.array(outputs[0][:count]))
+
+    def _compile(self, shape: tuple[int, ...]) -> None:
+        settings = {
+            "INFERENCE_PRECISION_HINT": self._hint,
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+        }
+        model = self._model.clone()
+        model.reshape(list(shape))
+        self._request = None  # one compilation's memory at a time
+        compiled = _core().compile_model(model, "CPU", settings)
+        self._request, self._batch = compiled.create_infer_request(), shape[0]
 
 
 @lru_cache(maxsize=1)
