@@ -110,7 +110,7 @@ class Room:
         Raises:
             PredictionError: reading it alone takes more than there is.
         """
-        self._require(what, resident() + READING * voxels * channels)
+        self._require(f"reading {what} alone", resident() + READING * voxels * channels)
 
     def share(self, what: str, certain: int, arrays: list[int]) -> int:
         """The largest array that may be kept in memory; larger ones go into files.

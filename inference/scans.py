@@ -156,12 +156,13 @@ def _one_file(path: Path, channels: tuple[str, ...]) -> ScanFiles:
 
 def _dicom_scans(folder: Path, channels: tuple[str, ...]) -> Iterator[ScanFiles]:
     found = find_series(folder)
-    for sentence in found.left_out:
-        log.info("%s", sentence)
     if not found.series:
         raise UsageError(
-            f"{folder} holds no images; we read {', '.join(ENDINGS)} and DICOM series."
+            f"{folder} holds no images{_elsewhere(folder)}; we read {', '.join(ENDINGS)} and DICOM "
+            "series."
         )
+    for sentence in found.left_out:
+        log.info("%s", sentence)
     if len(channels) > 1:
         raise UsageError(
             f"{folder} holds DICOM series, one channel each; the model needs {len(channels)} "
@@ -172,6 +173,15 @@ def _dicom_scans(folder: Path, channels: tuple[str, ...]) -> Iterator[ScanFiles]
         yield ScanFiles(
             id=case, images=series.files, ending=DICOM_ENDING, dicom=True, problem=series.problem
         )
+
+
+def _elsewhere(folder: Path) -> str:
+    """Which subfolders hold image files: a dataset's folder is easily given for its scans' folder."""
+    there = sorted({p.parent.relative_to(folder) for p in folder.rglob("*") if image_ending(p)})
+    if not there:
+        return ""
+    more = f" and {len(there) - 3} more" if len(there) > 3 else ""
+    return f" itself, its subfolders do ({', '.join(map(str, there[:3]))}{more}): give one of them"
 
 
 def _names(root: Path, series: list[Series]) -> list[str]:

@@ -46,13 +46,13 @@ class CaseUncertainty(Record):
         case: Case id.
         score: The smallest expected Dice of its structures: the lower, the more it wants a look.
         structures: Name -> what is said of it.
-        networks_disagree: Whether the disagreement map exists; one network alone agrees with itself.
+        disagreement_known: Whether there is a map of disagreement; one network alone has none.
     """
 
     case: str
     score: float
     structures: dict[str, StructureUncertainty]
-    networks_disagree: bool
+    disagreement_known: bool
 
 
 class UncertaintyMaps:
@@ -116,7 +116,7 @@ class UncertaintyMaps:
             case=case,
             score=min(s.expected_dice for s in structures.values()),
             structures=structures,
-            networks_disagree=self._disagreement is not None,
+            disagreement_known=self._disagreement is not None,
         )
 
     def write(

@@ -220,7 +220,8 @@ def require_channels(
         path = channels[extra[0]]
         raise DatasetError(
             f"{path} reads as channel {extra[0]} of the case {case_id}, but the channels are "
-            f"{', '.join(f'{i:04d} ({n})' for i, n in enumerate(names))}; rename it."
+            f"{', '.join(f'{i:04d} ({n})' for i, n in enumerate(names))}; rename it if its number is no "
+            "channel's, else move the files of further channels away."
         )
     if missing := [i for i in wanted if i not in channels]:
         listing = ", ".join(f"{case_id}_{i:04d} ({names[i]})" for i in missing)

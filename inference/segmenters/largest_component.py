@@ -86,8 +86,8 @@ def report(removed: NDArray[np.bool_], spacing: Spacing) -> Decisions:
     if large:
         what = "1 piece" if len(large) == 1 else f"{len(large)} pieces"
         remarks = (
-            f"{what} ({sum(large):.2g} ml) removed beside the largest; train with --set "
-            "largest_component=false to keep all",
+            f"{what} of {WORTH_A_REMARK_ML} ml and more ({sum(large):.2g} ml) removed beside the "
+            "largest; train with --set largest_component=false to keep all",
         )
     return Decisions({"removed_pieces_ml": [round(ml, 3) for ml in volumes]}, remarks)
 

@@ -44,7 +44,8 @@ def predict(arguments: list[str] | None = None) -> int:
     workspace = Workspace.find(given.pop("workspace"))
     report = run(**given, workspace=workspace)
     kept = f", {len(report.kept)} were there already" if report.kept else ""
-    print(f"{len(report.done)} cases predicted{kept}: {given['out']}")
+    count = "1 case" if len(report.done) == 1 else f"{len(report.done)} cases"
+    print(f"{count} predicted{kept}: {given['out']}")
     for case, reason in report.failed.items():
         print(f"failed: {case}: {reason}", file=sys.stderr)
     return 1 if report.failed else 0

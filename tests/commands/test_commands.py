@@ -232,7 +232,7 @@ def test_check_lists_every_problem(here: Path, run: Run) -> None:
 
 def test_prediction_continues_and_evaluation_writes_tables(here: Path, run: Run) -> None:
     predict = f"predict -i {DATA / 'imagesTs'} -o out --device cpu"
-    assert "1 cases predicted: out" in run(predict).out
+    assert "1 case predicted: out" in run(predict).out
     assert "0 cases predicted, 1 were there already" in run(predict).out
     other = run(f"{predict} --step 1")
     assert other.status == 2
@@ -286,7 +286,7 @@ def test_saved_probabilities_are_averaged(here: Path, run: Run) -> None:
     ran = run(f"{ensemble} --overwrite")
     assert ran.status == 2
     assert "whole/new.probabilities.json is missing" in ran.err
-    assert run(f"{predict} -o whole --step 1").out.startswith("1 cases predicted")
+    assert run(f"{predict} -o whole --step 1").out.startswith("1 case predicted")
     assert run(f"{ensemble} --overwrite").status == 0
 
 

@@ -111,4 +111,4 @@ def test_what_was_removed_is_reported_in_ml_and_said_if_it_could_be_a_tumor() ->
     found = report(removed, (2.0, 1.0, 1.0))
     assert found.values == {"removed_pieces_ml": [0.25, 0.002]}
     (remark,) = found.remarks
-    assert remark.startswith("1 piece (0.25 ml) removed beside the largest; ")
+    assert remark.startswith("1 piece of 0.1 ml and more (0.25 ml) removed beside the largest; ")

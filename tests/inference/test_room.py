@@ -127,7 +127,7 @@ def test_too_little_memory_fails_the_case_and_names_it(
     make_model: Callable[..., ModelFolder], scan: ScanFiles, tmp_path: Path
 ) -> None:
     for limit, says in (
-        (1 << 20, r"a_0000\.nii\.gz needs about"),
+        (1 << 20, r"reading .*a_0000\.nii\.gz alone needs about"),
         (None, "stage whole needs about"),
     ):
         options = replace(CPU, max_ram=limit or resident() + (20 << 20))

@@ -126,3 +126,16 @@ def test_dicom_inputs_that_cannot_work_are_refused(
     write_series(tmp_path / "in", some_hu, ImageType=scout)
     with pytest.raises(UsageError, match=r"holds no images; we read .* and DICOM series"):
         list(find_scans(tmp_path / "in", ("CT",)))
+
+
+def test_a_datasets_folder_is_told_where_its_scans_are(
+    write_scan: Callable[..., np.ndarray], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a line for each of its files: none lies among DICOM files."""
+    for part in ("imagesTr", "imagesTs"):
+        write_scan(tmp_path / "Dataset001" / part / "a_0000.nii.gz")
+    (tmp_path / "Dataset001" / "dataset.json").write_text("{}")
+    with pytest.raises(UsageError) as caught, caplog.at_level("INFO"):
+        list(find_scans(tmp_path / "Dataset001", ("CT",)))
+    assert "its subfolders do (imagesTr, imagesTs): give one of them" in str(caught.value)
+    assert not caplog.records

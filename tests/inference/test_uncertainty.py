@@ -58,7 +58,7 @@ def test_numbers_follow_their_definitions(scheme: LabelScheme) -> None:
         part = torch.from_numpy(p[:, start:stop])
         maps.add(start, stop, part, None, labels[start:stop])
     record = maps.record("a", (2.0, 1.0, 5.0))
-    assert not record.networks_disagree
+    assert not record.disagreement_known
     dice = []
     for name, values in scheme.foreground.items():
         head, mask = scheme.names.index(name), np.isin(labels, values)
@@ -141,7 +141,7 @@ def test_maps_lie_on_the_scans_grid_and_a_rerun_keeps_them(
     assert found.dtype == np.float32
     assert 0 < found.max() <= 1
     record = json.loads((out / "uncertainty" / "a.json").read_text())
-    assert record["networks_disagree"] == (len(folds) > 1)
+    assert record["disagreement_known"] == (len(folds) > 1)
     assert 0.5 < record["score"] <= 1
     again = Predictor.from_model(model, None, CPU).predict_folder(tmp_path / "in", out, workers=0)
     assert again.kept == ["a"]
