@@ -18,7 +18,7 @@ import pytest
 from renalplan.errors import DatasetError, WorkerError
 from renalplan.images import read_volume
 from renalplan.inference.failures import ForeignError
-from renalplan.inference.readers import ReadAhead, Reader, ReadHere, open_scans
+from renalplan.inference.readers import TICK_SECONDS, ReadAhead, Reader, ReadHere, open_scans
 from renalplan.inference.scans import ScanFiles
 from renalplan.inference.vitals import Patience, cause_of_death, vitals
 
@@ -135,6 +135,7 @@ def test_a_reader_killed_from_outside_is_noticed_while_nobody_asks(
         while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
             assert time.monotonic() < limit
             time.sleep(0.01)
+        time.sleep(8 * TICK_SECONDS)  # its memory is looked at once a tick
         os.kill(pid, signal.SIGKILL)
         while not caplog.records:
             assert time.monotonic() < limit
@@ -174,7 +175,7 @@ def test_a_single_case_and_no_workers_need_no_process(scans: Any) -> None:
 PARENT = """
 import sys, time
 from pathlib import Path
-from renalplan.inference.readers import Reader
+from renalplan.inference.readers import TICK_SECONDS, Reader
 from renalplan.inference.scans import ScanFiles
 sys.path.insert(0, sys.argv[1])
 reader = Reader("stub_readers:read")
