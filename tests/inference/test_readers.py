@@ -175,7 +175,7 @@ def test_a_single_case_and_no_workers_need_no_process(scans: Any) -> None:
 PARENT = """
 import sys, time
 from pathlib import Path
-from renalplan.inference.readers import TICK_SECONDS, Reader
+from renalplan.inference.readers import Reader
 from renalplan.inference.scans import ScanFiles
 sys.path.insert(0, sys.argv[1])
 reader = Reader("stub_readers:read")
