@@ -116,7 +116,7 @@ class Reader:
         self._channel.settimeout(TICK_SECONDS)
         while not _readable(self._channel):
             signs = vitals(self.pid)
-            if signs is not None:
+            if signs is not None and signs.resident:  # a dead one holds nothing any more
                 self._resident = signs.resident
             if patience.spent(signs and signs.work):
                 raise ReaderLost(
