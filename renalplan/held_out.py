@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -126,14 +127,18 @@ def _save_probabilities(
         ending = image_ending(images[0]) or ".nii.gz"
         scans.append(ScanFiles(id=case.id, images=images, ending=ending))
     with counter(len(scans), f"{model.path.name}, fold {fold}", progress) as advance:
+
+        def on_case(case: str, state: str) -> None:
+            if state != "started":  # a case that has begun is not one more
+                advance()
+
+        predict = partial(
+            predictor.predict_folder, scans, out, save_probabilities=True, on_case=on_case
+        )
         try:
-            report = predictor.predict_folder(
-                scans, out, save_probabilities=True, on_case=lambda *_: advance()
-            )
+            report = predict()
         except UsageError:  # what is there is of weights that have been trained further since
-            report = predictor.predict_folder(
-                scans, out, save_probabilities=True, overwrite=True, on_case=lambda *_: advance()
-            )
+            report = predict(overwrite=True)
     _require_all(report.failed)
     return out
 
