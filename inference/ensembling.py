@@ -15,7 +15,7 @@ from renalplan.errors import PredictionError, RenalplanError, UsageError
 from renalplan.files import Record, read_record, value_hash, write_json
 from renalplan.geometry import Orientation
 from renalplan.images import write_volume
-from renalplan.inference import fields
+from renalplan.inference.fields import slab_ranges
 from renalplan.inference.postprocessing.apply import apply_rules
 from renalplan.inference.postprocessing.shared import agreed
 from renalplan.inference.probabilities import SavedProbabilities, probability_files, saved_cases
@@ -147,11 +147,8 @@ def mean_labels(
     """
     scheme, shape = members[0].record.labels, members[0].record.grid.shape
     counted = list(weights or [1.0] * len(members))
-    result = np.zeros(shape, np.uint8 if max(scheme.all_values) < 256 else np.uint16)
-    plane = 4 * scheme.heads * shape[1] * shape[2]
-    height = max(1, fields.SLAB_BYTES // plane)
-    for start in range(0, shape[0], height):
-        stop = min(start + height, shape[0])
+    result = scheme.empty(shape)
+    for start, stop in slab_ranges(scheme.heads, shape):
         total = np.zeros((scheme.heads, stop - start, *shape[1:]), np.float32)
         for member, weight in zip(members, counted, strict=True):
             total += member.slab(start, stop) * np.float32(weight / sum(counted))

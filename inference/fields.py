@@ -8,10 +8,10 @@ classes times its voxels.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -23,6 +23,28 @@ from renalplan.labels import LabelScheme
 from renalplan.resampling import Planes, resample_planes
 
 SLAB_BYTES = 32 << 20  # probabilities of one slab
+
+
+class SlabTaker(Protocol):
+    """Makes something of a scan's probabilities, some slices at a time."""
+
+    def add(
+        self,
+        start: int,
+        stop: int,
+        probabilities: Tensor,
+        disagreement: Tensor | None,
+        labels: NDArray,
+    ) -> None:
+        """Take slices start to stop: probabilities (heads, n, y, x), the others (n, y, x)."""
+        ...
+
+
+def slab_ranges(heads: int, shape: Shape) -> Iterator[tuple[int, int]]:
+    """Ranges along the first axis whose float32 probabilities take `SLAB_BYTES` at most."""
+    height = max(1, SLAB_BYTES // (4 * heads * shape[1] * shape[2]))
+    for start in range(0, shape[0], height):
+        yield start, min(start + height, shape[0])
 
 
 class ProbabilityField(ABC):
@@ -48,16 +70,16 @@ class ProbabilityField(ABC):
 
     def slabs(self) -> Iterator[tuple[int, int]]:
         """Slice ranges of bounded memory that cover the scan."""
-        plane = 4 * self.heads * self.shape[1] * self.shape[2]
-        height = max(1, SLAB_BYTES // plane)
-        for start in range(0, self.shape[0], height):
-            yield start, min(start + height, self.shape[0])
+        return slab_ranges(self.heads, self.shape)
 
-    def labels(self, scheme: LabelScheme) -> NDArray:
-        """The label map (z, y, x) that the probabilities decide on."""
-        labels = np.zeros(self.shape, np.uint8 if max(scheme.all_values) < 256 else np.uint16)
+    def labels(self, scheme: LabelScheme, takers: Sequence[SlabTaker] = ()) -> NDArray:
+        """The label map (z, y, x) that the probabilities decide on; takers see them on the way."""
+        labels = scheme.empty(self.shape)
         for start, stop in self.slabs():
-            labels[start:stop] = scheme.decide(self.slab(start, stop).numpy())
+            probabilities, disagreement = self.detailed(start, stop)
+            labels[start:stop] = scheme.decide(probabilities.numpy())
+            for taker in takers:
+                taker.add(start, stop, probabilities, disagreement, labels[start:stop])
         return labels
 
 
@@ -103,7 +125,7 @@ class RegionField(ProbabilityField):
     def detailed(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
         """See `ProbabilityField.detailed`."""
         result = torch.zeros((self.heads, stop - start, *self.shape[1:]))
-        disagreement = torch.zeros(result.shape[1:])
+        disagreement = torch.zeros(result.shape[1:]) if self.disagrees else None
         seen = torch.zeros(result.shape[1:], dtype=torch.uint8)
         for region in self.regions:
             (z0, z1), (y0, y1), (x0, x1) = region.box
@@ -118,14 +140,15 @@ class RegionField(ProbabilityField):
             part = (slice(first - start, last - start), slice(y0, y1), slice(x0, x1))
             result[(slice(None), *part)] += values
             seen[part] += 1
-            if self.disagrees:
+            if disagreement is not None:
                 disagreement[part] += rest[0].clamp_min(0)
         if seen.max() > 1:
             result /= seen.clamp_min(1)
-            disagreement /= seen.clamp_min(1)
+            if disagreement is not None:
+                disagreement /= seen.clamp_min(1)
         if self.exclusive:
             result[0][seen == 0] = 1
-        return result, disagreement if self.disagrees else None
+        return result, disagreement
 
 
 class MeanField(ProbabilityField):

@@ -19,7 +19,7 @@ from renalplan.images import Volume, write_volume
 from renalplan.imports import load_class, trusted
 from renalplan.inference.cluster import Cluster, run_on_cluster
 from renalplan.inference.decisions import CaseDecisions, Decisions
-from renalplan.inference.fields import MeanField, ProbabilityField
+from renalplan.inference.fields import MeanField, ProbabilityField, SlabTaker
 from renalplan.inference.job import Ledger, run_job
 from renalplan.inference.options import InferenceOptions
 from renalplan.inference.postprocessing.apply import apply_rules, as_decisions
@@ -28,7 +28,6 @@ from renalplan.inference.probabilities import ProbabilityRecord, probability_wri
 from renalplan.inference.report import Part, PredictionReport, ReportWriter
 from renalplan.inference.scans import ScanFiles, find_scans, require_apart
 from renalplan.inference.segmenter import Segmenter
-from renalplan.inference.slabs import SlabTaker, decide_slabs
 from renalplan.inference.uncertainty import FOLDER as UNCERTAINTY
 from renalplan.inference.uncertainty import UncertaintyMaps
 from renalplan.inference.weights import member_weights
@@ -229,7 +228,7 @@ class Predictor:
                 )
                 writer = probability_writer(out, scan.id, field.heads, record)
                 takers.append(stack.enter_context(writer))
-            labels = decide_slabs(field, self.model.scheme, takers)
+            labels = field.labels(self.model.scheme, takers)
         if self.rules:
             labels, removed = apply_rules(labels, volume.spacing, self.model.scheme, self.rules)
             if removed:

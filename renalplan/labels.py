@@ -53,6 +53,10 @@ class LabelScheme:
             found.add(self.ignore)
         return tuple(sorted(found))
 
+    def empty(self, shape: tuple[int, ...]) -> NDArray[np.unsignedinteger]:
+        """A label map of background, of the smallest type that holds every value."""
+        return np.zeros(shape, np.uint8 if max(self.all_values) < 256 else np.uint16)
+
     @property
     def foreground(self) -> dict[str, tuple[int, ...]]:
         """Name -> label values of everything but background: what is scored and sampled."""
