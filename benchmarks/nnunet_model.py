@@ -31,7 +31,8 @@ def write_nnunet_model(model: ModelFolder, fold: str, target: Path) -> None:
     if network.get("kind") != "plain" or None in stage.spacing or plan.order != (0, 1, 2):
         raise BenchmarkError(f"{model.path} is not a plain U-Net at a fixed spacing")
     target.mkdir(parents=True, exist_ok=True)
-    plans = _plans(model, stage.spacing, stage.patch_size, network)
+    patches = model.record.segmenter.arguments.get("patch_sizes", {})
+    plans = _plans(model, stage.spacing, patches.get(stage.name, stage.patch_size), network)
     (target / "plans.json").write_text(json.dumps(plans, indent=2))
     description = {
         "channel_names": {"0": "CT"},

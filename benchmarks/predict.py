@@ -3,8 +3,9 @@
     python benchmarks/predict.py --nnunet nnunet_venv/bin
 
 Makes two phantoms (512 x 512 x 100 at 3 mm, 512 x 512 x 270 at 1 mm), trains a plain U-Net of nnU-Net's
-size for some minutes so that labels mean something (or takes your model with --model), writes it as an
-nnU-Net model too, and runs both programs in turn on each scan. Every run is a process of its own.
+size for some minutes on small patches so that labels mean something (or takes your model with --model),
+writes it as an nnU-Net model too, and runs both programs in turn on each scan. Every run is a process of
+its own.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from measuring import BenchmarkError, Cost, nnunet_environment, run_command
 from nnunet_model import write_nnunet_model
 
+from renalplan.files import write_json
 from renalplan.images import read_volume
 from renalplan.model_folder import ModelFolder
 from renalplan.phantom import make_phantom_dataset
@@ -54,9 +56,11 @@ def main() -> None:
     parser.add_argument(
         "--model", type=Path, help="a model of one plain U-Net; else one is trained"
     )
-    parser.add_argument("--train_steps", type=int, default=150)
-    parser.add_argument("--spacing", type=float, nargs=3, default=[1.5, 1.5, 1.5])
-    parser.add_argument("--patch", type=int, nargs=3, default=[96, 128, 128])
+    parser.add_argument("--train_steps", type=int, default=300)
+    parser.add_argument("--train_patch", type=int, nargs=3, default=[32, 64, 64])
+    parser.add_argument("--train_only", action="store_true", help="leave the comparison for later")
+    parser.add_argument("--spacing", type=float, nargs=3, default=[2.0, 2.0, 2.0])
+    parser.add_argument("--patch", type=int, nargs=3, default=[96, 128, 128], help="of the windows")
     parser.add_argument("--scans", nargs="+", choices=sorted(SCANS), default=sorted(SCANS))
     parser.add_argument("--rows", nargs="+", choices=sorted(ROWS), default=list(ROWS))
     parser.add_argument("--tta", action="store_true")
@@ -64,7 +68,9 @@ def main() -> None:
     given = parser.parse_args()
     work = given.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    model = ModelFolder.open(given.model or trained_model(work, given))
+    model = ModelFolder.open(given.model) if given.model else trained_model(work, given)
+    if given.train_only:
+        return
     fold = model.finished_folds()[0]
     write_nnunet_model(model, fold, work / "nnunet_model")
     rows = make_rows(model, fold, given)
@@ -80,8 +86,11 @@ def main() -> None:
     print(table(rows, work))
 
 
-def trained_model(work: Path, given: argparse.Namespace) -> Path:
-    """nnU-Net's plain U-Net (32 to 320 features) after a short training on phantoms."""
+def trained_model(work: Path, given: argparse.Namespace) -> ModelFolder:
+    """nnU-Net's plain U-Net (32 to 320 features) after a short training on phantoms.
+
+    Its weights do not depend on the patch it was trained with, so that one can be small.
+    """
     workspace = Workspace.find(work / "workspace")
     folder = workspace.root / "raw" / "Dataset901_Benchmark"
     if not (folder / "dataset.json").is_file():
@@ -92,14 +101,20 @@ def trained_model(work: Path, given: argparse.Namespace) -> Path:
     plan_and_preprocess("901", options=options, configurations=("3d_fullres",), workspace=workspace)
     settings = [
         "epochs=3", f"iterations={given.train_steps // 3}", "validation_iterations=0",
-        "patch_size=" + ",".join(map(str, given.patch)), "batch_size=1", "foreground_share=1",
+        "patch_size=" + ",".join(map(str, given.train_patch)), "batch_size=1", "foreground_share=1",
         "optimizer=adamw", "learning_rate=0.001",
     ]  # fmt: skip
     trained = train(
         "901", 0, "UNet", settings=settings, configuration="3d_fullres", name="benchmark",
         workspace=workspace,
     )  # fmt: skip
-    return trained.model
+    shutil.copytree(trained.model, work / "model", dirs_exist_ok=True)
+    record = ModelFolder.open(trained.model).record
+    (stage,) = record.networks
+    arguments = record.segmenter.arguments | {"patch_sizes": {stage: given.patch}}
+    wide = record.segmenter.model_copy(update={"arguments": arguments})
+    write_json(work / "model" / "trainer.json", record.model_copy(update={"segmenter": wide}))
+    return ModelFolder.open(work / "model")
 
 
 def make_scan(work: Path, name: str) -> Path:

@@ -83,12 +83,13 @@ class InferenceOptions:
         """
         return choose_device(self.device)
 
-    def job(self) -> list[Any]:
+    def job(self) -> dict[str, Any]:
         """What results depend on: other values are another job.
 
         `auto` is one value, so that a job may go on on another machine.
         """
-        return [self.step, self.tta, self.uncertainty, self.engine, self.precision]
+        names = ("step", "tta", "uncertainty", "engine", "precision")
+        return {name: getattr(self, name) for name in names}
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, without whom to tell."""

@@ -316,6 +316,7 @@ class Predictor:
             job=self.job(),
             models=[str(member.model.path) for member in self.members],
             folds=[member.folds for member in self.members],
+            options=self.members[0].options.job(),
             part=share,
         )
         before = writer.inputs_to_start_from([scan.id for scan in chosen], overwrite=overwrite)
@@ -347,6 +348,6 @@ class Predictor:
             ]
             options = member.options
             rules = member.model.record.segmenter.model_dump(mode="json")
-            parts.append([weights, member.folds, options.job(), rules])
+            parts.append([weights, member.folds, list(options.job().values()), rules])
         applied = [rule.model_dump(mode="json") for rule in self.rules]
         return value_hash([parts, self.weights, *([applied] if applied else [])])

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic import Field
 
@@ -50,11 +50,19 @@ class PredictionReport:
 
 
 class ReportFile(Record):
-    """predict_report.json: which job filled the folder, from which inputs, with what success."""
+    """predict_report.json: which job filled the folder, from which inputs, with what success.
+
+    Attributes:
+        job: Fingerprint of models, folds and options.
+        models: Model folders.
+        folds: Folds of each model.
+        options: What of the options results depend on.
+    """
 
     job: str
     models: list[str]
     folds: list[list[str]]
+    options: dict[str, Any] = Field(default_factory=dict)
     inputs: dict[str, str]
     done_seconds: dict[str, float]
     kept: list[str]
@@ -107,6 +115,7 @@ class ReportWriter:
         job: Fingerprint of models, folds and options.
         models: Model folders.
         folds: Folds of each model.
+        options: What of the options results depend on, by name.
         part: Which part of the cases is ours.
     """
 
@@ -114,6 +123,7 @@ class ReportWriter:
     job: str
     models: list[str]
     folds: list[list[str]]
+    options: dict[str, Any] = field(default_factory=dict)
     part: Part = field(default_factory=Part)
 
     def inputs_to_start_from(self, cases: list[str], *, overwrite: bool) -> dict[str, str]:
@@ -138,7 +148,7 @@ class ReportWriter:
             UsageError: another job filled the folder.
             PredictionError: a report there is damaged.
         """
-        last: dict[str, tuple[str, str]] = {}
+        last: dict[str, tuple[ReportFile, str]] = {}
         for path in self._reports():
             try:
                 report = read_record(path, ReportFile, PredictionError)
@@ -146,16 +156,34 @@ class ReportWriter:
                 if path.exists():
                     raise
                 continue  # a run of the whole has just taken it over
-            last.update({case: (report.job, files) for case, files in report.inputs.items()})
+            last.update({case: (report, files) for case, files in report.inputs.items()})
         if cases is not None:
             wanted = set(cases)
             last = {case: found for case, found in last.items() if case in wanted}
-        if any(job != self.job for job, _ in last.values()):
-            raise UsageError(
-                f"{self.out} holds predictions of another model or other options; "
-                "choose another output folder, or add --overwrite."
-            )
+        for report, _ in last.values():
+            if report.job != self.job:
+                raise UsageError(
+                    f"{self.out} holds predictions {self._unlike(report)}; "
+                    "choose another output folder, or add --overwrite."
+                )
         return {case: files for case, (_, files) in last.items()}
+
+    def _unlike(self, report: ReportFile) -> str:
+        """How another job's results came about, as far as the report tells it apart from ours."""
+        if report.models != self.models:
+            return f"of another model ({' and '.join(report.models)})"
+        if report.folds != self.folds:
+            folds = " and ".join(", ".join(folds) for folds in report.folds)
+            return f"of other folds ({folds})"
+        other = {n: v for n, v in report.options.items() if n in self.options}
+        other = {name: value for name, value in other.items() if value != self.options[name]}
+        if other:
+            stated = ", ".join(
+                f"{name} {_shown(value)}, now {_shown(self.options[name])}"
+                for name, value in other.items()
+            )
+            return f"made with other options ({stated})"
+        return "of this model with other weights, rules or member weights"
 
     def _reports(self) -> list[Path]:
         """The reports in the folder, the last one written last."""
@@ -183,6 +211,7 @@ class ReportWriter:
             job=self.job,
             models=self.models,
             folds=self.folds,
+            options=self.options,
             inputs=report.inputs,
             done_seconds=report.done,
             kept=report.kept,
@@ -190,3 +219,7 @@ class ReportWriter:
             tracebacks=report.tracebacks,
         )
         write_json(self.out / self.part.report, value)
+
+
+def _shown(value: Any) -> str:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)

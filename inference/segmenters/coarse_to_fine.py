@@ -295,7 +295,9 @@ def _remarks(found: Found, tumors: Tumors, *, correction: bool) -> list[str]:
     remarks = []
     if found.abnormal:
         seen = f"the coarse network shows {_kidneys(before)} where {NORMAL} are usual"
-        if found.corrected:
+        if found.corrected and after == before:
+            remarks.append(f"{seen}; the sagittal plane shows as many, and its mask is used")
+        elif found.corrected:
             remarks.append(f"{seen}; corrected along the sagittal plane: {_kidneys(after)}")
         elif correction:
             remarks.append(f"{seen}; the correction shows none and is not used")

@@ -46,23 +46,49 @@ def phantom(arguments: list[str] | None = None) -> int:
         "Make a dataset of synthetic renal CT with known ground truth.",
         "renalplan_phantom renalplan_workspace/raw/Dataset901_Phantom --cases 10 --test_cases 3",
     )
-    parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("--cases", type=int, required=True)
-    parser.add_argument("--test_cases", type=int, default=0)
-    parser.add_argument("--unlabelled_cases", type=int, default=0)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("out", type=Path, metavar="OUT", help="dataset folder to make")
     parser.add_argument(
-        "--task", default="kidney_tumor", help="kidney_tumor, artery, compartments, boxes"
+        "--cases", type=int, required=True, metavar="N", help="labelled, for imagesTr"
     )
-    parser.add_argument("--size", type=int, nargs=3, metavar=("Z", "Y", "X"), help="voxels")
-    parser.add_argument("--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help="mm")
+    parser.add_argument(
+        "--test_cases", type=int, default=0, metavar="N", help="for imagesTs, labels in labelsTs"
+    )
+    parser.add_argument("--unlabelled_cases", type=int, default=0, metavar="N", help="for imagesUn")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="other seeds, other patients (default: 0)"
+    )
+    parser.add_argument(
+        "--task",
+        default="kidney_tumor",
+        help="kidney_tumor (the default), artery, compartments (cortex and medulla, two channels), "
+        "or boxes (tumor alone, for training from boxes)",
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=3,
+        metavar=("Z", "Y", "X"),
+        help="voxels; small ones for a trial, e.g. 64 96 96 (default: a scanner's, 512 x 512 in plane)",
+    )
+    parser.add_argument(
+        "--spacing",
+        type=float,
+        nargs=3,
+        metavar=("Z", "Y", "X"),
+        help="mm (default: so that the size holds the kidneys, else drawn as scanners do)",
+    )
     parser.add_argument(
         "--single_kidney_share",
         type=float,
         metavar="SHARE",
         help="of patients with one kidney, on average (default: 0.05)",
     )
-    parser.add_argument("--from_masks", type=Path, help="dress these real kidney/tumor label maps")
+    parser.add_argument(
+        "--from_masks",
+        type=Path,
+        metavar="FOLDER",
+        help="dress these real label maps (1 kidney, 2 tumor) in simulated HU",
+    )
     add_workers(parser, "processes (default: this one)")
     given = parser.parse_args(arguments)
 

@@ -101,4 +101,7 @@ def _print_plan(planned: Planned) -> None:
     choice = f" --plan {plan.name}" if len(plan_names(planned.folder.parent)) > 1 else ""
     trainer = {"bisc": "BiSCUNet", "coarse_to_fine": "CoarseToFine"}.get(plan.planner, "UNet")
     trainer = "GroupTraining" if planned.boxed else trainer
-    print(f"{state}. Next: renalplan_train {plan.dataset} 0 {trainer}{choice}")
+    print(
+        f"{state}. Next: renalplan_train {plan.dataset} 0 {trainer}{choice} "
+        "(renalplan_train --help names the other trainers)"
+    )

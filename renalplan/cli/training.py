@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from renalplan.cli.common import add_workers, command, make_parser
+from renalplan.imports import trainer_entry_points
 from renalplan.workspace import Workspace
 
 
@@ -18,7 +19,11 @@ def train(arguments: list[str] | None = None) -> int:
     parser.add_argument("task", metavar="TASK", nargs="?", help="dataset folder, name, or number")
     parser.add_argument("fold", metavar="FOLD", nargs="?", help="0-4, all, or cv")
     parser.add_argument(
-        "trainer", metavar="TRAINER", nargs="?", default="UNet", help="default UNet"
+        "trainer",
+        metavar="TRAINER",
+        nargs="?",
+        default="UNet",
+        help=f"{', '.join(sorted(trainer_entry_points()))}, or your own module:Class (default: UNet)",
     )
     add_workers(parser, "processes that prepare batches (default: all cores but one; 0: this one)")
     parser.add_argument(

@@ -141,8 +141,8 @@ def test_a_solitary_kidney_is_found_by_itself(
     expected[RIGHT] = 1
     assert np.array_equal(labels, expected)
     assert decided["remarks"][0] == (
-        "the coarse network shows 1 kidney where 2 are usual; corrected along the sagittal plane: "
-        "1 kidney"
+        "the coarse network shows 1 kidney where 2 are usual; the sagittal plane shows as many, "
+        "and its mask is used"
     )
 
 

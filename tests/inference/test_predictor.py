@@ -105,7 +105,9 @@ def test_predictions_of_another_model_are_not_mixed_in(
     _predict(model, tmp_path / "in", tmp_path / "out")
     other = make_model("other", sign=-1.0) if what == "model" else model
     values = {} if what == "model" else {"step": 1.0}
-    with pytest.raises(UsageError, match=r"predictions of another model .*--overwrite"):
+    with pytest.raises(
+        UsageError, match=r"predictions (of another model|made with other options) .*--overwrite"
+    ):
         _predict(other, tmp_path / "in", tmp_path / "out", **values)
     assert np.array_equal(_labels(tmp_path / "out" / "a.nii.gz"), array > 0)
     _predict(other, tmp_path / "in", tmp_path / "out", overwrite=True, **values)
@@ -319,5 +321,25 @@ def test_other_rules_are_another_job(make_model: Make, write_scan: Write, tmp_pa
     changed = json.loads(path.read_text())
     changed["segmenter"]["arguments"]["patch_sizes"] = {"whole": [4, 8, 8]}
     path.write_text(json.dumps(changed))
-    with pytest.raises(UsageError, match="another model or other options"):
+    with pytest.raises(UsageError, match="other weights, rules"):
         _predict(ModelFolder.open(model.path), tmp_path / "in", tmp_path / "out")
+
+
+def test_a_refused_folder_says_what_differs(
+    make_model: Make, write_scan: Write, tmp_path: Path
+) -> None:
+    write_scan(tmp_path / "in" / "a_0000.nii.gz")
+    model, scans, out = make_model(), tmp_path / "in", tmp_path / "out"
+    _predict(model, scans, out)
+    other = InferenceOptions(device="cpu", step=1.0, tta=True)
+    with pytest.raises(UsageError, match=r"step 0\.5, now 1\.0, tta off, now on"):
+        Predictor.from_model(model, None, other).predict_folder(scans, out)
+    with pytest.raises(UsageError, match=rf"of another model \({model.path}\)"):
+        _predict(make_model("another", sign=-1.0), scans, out)
+    # a report of before options were written down
+    path = out / "predict_report.json"
+    before = json.loads(path.read_text())
+    del before["options"]
+    path.write_text(json.dumps(before))
+    with pytest.raises(UsageError, match="other weights, rules"):
+        Predictor.from_model(model, None, other).predict_folder(scans, out)
