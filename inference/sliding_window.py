@@ -25,7 +25,7 @@ from renalplan.inference.scratch import Scratch, release
 Progress = Callable[[int, int], None]  # windows done, windows in all
 IN_MEMORY = Scratch(1 << 62)
 PLANES = 4  # given away at a time: their means are the only copies made of sums
-CARD_SHARE = 0.4  # of a card's free memory, for sums; the rest is the network's
+CARD_SHARE = 0.3  # of a card's free memory, for sums and for the scan; the rest is the network's
 log = logging.getLogger(__name__)
 
 
@@ -126,10 +126,11 @@ class WindowPredictor:
         rows = window_rows(shape, self.patch, self.step)
         total = sum(len(places) for _, places in rows)
         sums = _Sums(self.outputs, (self.patch[0], *shape[1:]), self._device, self.scratch)
+        source = _Image(padded, self._device)
         done = 0
         for row, (start, places) in enumerate(rows):
             wanted = [p for p in places if skip is None or skip.wanted(_inside(p, inner))]
-            for part in _compute(self, padded, wanted, sums):
+            for part in _compute(self, source, wanted, sums):
                 done += part
                 if progress:
                     progress(done, total)
@@ -174,26 +175,28 @@ class WindowPredictor:
 
 
 def _compute(
-    predict: WindowPredictor, image: Tensor, places: list[Window], sums: _Sums
+    predict: WindowPredictor, image: _Image, places: list[Window], sums: _Sums
 ) -> Iterator[int]:
-    """Compute windows and add them up; when a card is full, with fewer at a time, then without sums.
+    """Compute windows and add them up.
+
+    When a card is full, with fewer at a time, then without the image there, then without the sums.
 
     Yields:
         How many windows have been added.
     """
-    weights = gaussian_weights(predict.patch)
+    weights = gaussian_weights(predict.patch).to(sums.device)
     while places:
         group = places[: predict.batch]
         try:
-            inputs = torch.stack([image[(slice(None), *place)] for place in group])
-            if predict._device.type == "cuda":
-                inputs = inputs.pin_memory().to(predict._device, non_blocking=True)
-            logits = predict.mean(inputs.to(predict._device))
+            logits = predict.mean(image.windows(group))
         except torch.OutOfMemoryError:
             if predict.batch > 1:
                 predict.batch //= 2
                 log.warning("the card's memory is full; going on with %d at a time", predict.batch)
+            elif image.leave_card():
+                log.warning("the card's memory is full; the scan is kept in the host's memory")
             elif sums.leave_card():
+                weights = weights.cpu()
                 log.warning("the card's memory is full; sums are kept in the host's memory")
             else:
                 raise PredictionError(
@@ -207,6 +210,36 @@ def _compute(
         yield len(group)
 
 
+class _Image:
+    """The padded volume: on the card where it fits, so that windows are cut there."""
+
+    def __init__(self, image: Tensor, device: torch.device) -> None:
+        self._device = device
+        self._image = image.to(device) if _fits(image.nbytes, device) else image
+
+    def windows(self, places: list[Window]) -> Tensor:
+        """(B, C, *patch) on the device."""
+        found = torch.stack([self._image[(slice(None), *place)] for place in places])
+        if found.device != self._device and self._device.type == "cuda":
+            return found.pin_memory().to(self._device, non_blocking=True)
+        return found.to(self._device)
+
+    def leave_card(self) -> bool:
+        """Go to the host; False if it is there already."""
+        if self._image.device.type == "cpu":
+            return False
+        self._image = self._image.cpu()
+        torch.cuda.empty_cache()
+        return True
+
+
+def _fits(size: int, device: torch.device) -> bool:
+    """Whether so many bytes may lie on a card beside the network's work."""
+    if device.type != "cuda":
+        return False
+    return bool(size <= CARD_SHARE * torch.cuda.mem_get_info(device)[0])
+
+
 class _Sums:
     """Weighted sums of as many planes as a window is deep, and the sum of weights."""
 
@@ -214,16 +247,13 @@ class _Sums:
         self._shape = (outputs + 1, *shape)
         self._scratch = scratch
         self._array: NDArray[Any] | None = None  # if they are on the host
-        on_card = self._on_card(device)
-        self._sums = self._on_host() if on_card is None else on_card
+        fits = _fits(4 * int(torch.Size(self._shape).numel()), device)
+        self._sums = torch.zeros(self._shape, device=device) if fits else self._on_host()
 
-    def _on_card(self, device: torch.device) -> Tensor | None:
-        if device.type != "cuda":
-            return None
-        size = 4 * int(torch.Size(self._shape).numel())
-        if size > CARD_SHARE * torch.cuda.mem_get_info(device)[0]:
-            return None
-        return torch.zeros(self._shape, device=device)
+    @property
+    def device(self) -> torch.device:
+        """Where they lie."""
+        return self._sums.device
 
     def _on_host(self) -> Tensor:
         self._array = self._scratch.zeros(self._shape, "float32")
@@ -238,9 +268,14 @@ class _Sums:
         return True
 
     def add(self, place: Window, logits: Tensor, weights: Tensor) -> None:
-        """Add one window; its place along the first axis is where the sums begin."""
+        """Add one window; its place along the first axis is where the sums begin.
+
+        Args:
+            place: Of the window.
+            logits: (outputs, *patch), anywhere.
+            weights: (*patch) on the device of the sums.
+        """
         part = self._sums[(slice(None), slice(None), *place[1:])]
-        weights = weights.to(part.device)
         part[:-1].addcmul_(logits.to(part.device), weights)
         part[-1].add_(weights)
         if self._array is not None:

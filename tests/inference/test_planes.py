@@ -14,6 +14,7 @@ from torch import Tensor
 
 from renalplan.errors import PredictionError
 from renalplan.inference import scratch as scratch_module
+from renalplan.inference import sliding_window
 from renalplan.inference.disagreement import disagreement
 from renalplan.inference.engines.engine import Engine
 from renalplan.inference.planes import StoredPlanes, StreamedPlanes
@@ -160,6 +161,25 @@ def test_a_patch_that_does_not_fit_at_all_is_said() -> None:
     predict = WindowPredictor([Blur(room=0)], (4, 4, 4), 2, batch=4)
     with pytest.raises(PredictionError, match="one patch of 4 x 4 x 4 does not fit on the card"):
         predict(volume(5, 5, 5))
+
+
+def test_the_scan_and_then_the_sums_leave_a_full_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = volume(9, 8, 8)
+    expected = WindowPredictor([Blur()], (4, 4, 4), 2)(image)
+    engine = Blur(room=0)
+    left: list[str] = []
+
+    def leave(self: object) -> bool:
+        left.append(type(self).__name__)
+        engine.room = int(len(left) == 2)
+        return True
+
+    for name in ("_Image", "_Sums"):
+        monkeypatch.setattr(sliding_window, name, type(name, (getattr(sliding_window, name),), {}))
+    monkeypatch.setattr(sliding_window._Sums, "leave_card", leave)
+    monkeypatch.setattr(sliding_window._Image, "leave_card", lambda self: not left and leave(self))
+    assert torch.equal(WindowPredictor([engine], (4, 4, 4), 2)(image), expected)
+    assert left == ["_Image", "_Sums"]
 
 
 def _parts(whole: Tensor, *sizes: int) -> Iterator[Tensor]:
