@@ -98,7 +98,7 @@ class LabelScheme:
         """
         if not self.has_regions:
             values = np.asarray([v[0] for v in self.values], np.uint16)
-            return values[outputs.argmax(0)]
+            return values[_largest(outputs)]
         result = np.zeros(outputs.shape[1:], np.uint16)
         for head, value in enumerate(self.region_values):
             result[outputs[head] > 0.5] = value
@@ -116,6 +116,17 @@ class LabelScheme:
                 "dataset.json: a region holds one side of a left/right pair and no region holds "
                 "the other; add the opposite region or remove the pair from mirrored_labels."
             ) from None
+
+
+def _largest(outputs: NDArray) -> NDArray:
+    """`outputs.argmax(0)`, ties to the first; head by head, several times faster than across heads."""
+    largest = np.array(outputs[0])
+    winner = np.zeros(largest.shape, np.uint8 if len(outputs) <= 256 else np.uint16)
+    for head in range(1, len(outputs)):
+        larger = (outputs[head] > largest).astype(winner.dtype)
+        np.maximum(winner, larger * winner.dtype.type(head), out=winner)
+        np.maximum(largest, outputs[head], out=largest)
+    return winner
 
 
 def values_in(labels: NDArray) -> list[int]:

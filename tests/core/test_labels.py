@@ -68,6 +68,14 @@ def test_the_largest_head_decides_between_exclusive_classes() -> None:
     np.testing.assert_array_equal(found, [0, 1, 2])
 
 
+@pytest.mark.parametrize("structures", [1, 5, 300])
+def test_of_equally_large_heads_the_first_counts(structures: int) -> None:
+    found = scheme({"background": 0} | {f"s{i}": i for i in range(1, structures + 1)})
+    outputs = np.random.default_rng(0).integers(0, 3, (structures + 1, 4, 5, 6)).astype(np.float32)
+    outputs[-1, 0] = 7  # values beyond 8 bits are met
+    np.testing.assert_array_equal(found.decide(outputs), outputs.argmax(0))
+
+
 def test_regions_are_painted_in_order_where_likelier_than_not() -> None:
     found = scheme({"background": 0, "kidney": [1, 2], "tumour": 2}, [1, 2])
     probabilities = np.array([[0.2, 0.9, 0.9, 0.5], [0.1, 0.4, 0.6, 0.51]])
