@@ -68,8 +68,8 @@ def add_noise(data: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
     for path in sorted((data / "imagesTs").iterdir())[1::2]:
         volume = read_volume(path)
-        noise = rng.normal(0, rng.uniform(0, MOST_NOISE_HU), volume.array.shape)
-        write_volume(path, np.round(volume.array + noise).astype(np.int16), volume.grid)
+        noise = rng.normal(0, rng.uniform(0, MOST_NOISE_HU), volume.shape)
+        write_volume(path, np.round(volume.array[0] + noise).astype(np.int16), volume.grid)
 
 
 def trained_model(workspace: Workspace, steps: int) -> ModelFolder:
@@ -89,8 +89,8 @@ def judged(out: Path, references: Path, scheme: LabelScheme) -> pd.DataFrame:
         case = path.name.removesuffix(".nii.gz")
         own = read_record(out / FOLDER / f"{case}.json", CaseUncertainty)
         reference = read_volume(path, labels=True)
-        found = read_volume(out / path.name, labels=True).array
-        dice = structure_dice(reference.array, found, reference.spacing, scheme)
+        found = read_volume(out / path.name, labels=True).array[0]
+        dice = structure_dice(reference.array[0], found, reference.spacing, scheme)
         row: dict[str, object] = {"case": case, "noisy": number % 2 == 1, "score": own.score}
         for name, value in dice.items():
             row |= {f"{name}_expected": own.structures[name].expected_dice, f"{name}_dice": value}
