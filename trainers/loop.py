@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from math import isfinite
 from typing import Any
 
 import torch
@@ -148,7 +149,7 @@ def _train_epoch(
 ) -> dict[str, float]:
     network.train()
     steps = phase.epochs * phase.iterations
-    losses = torch.zeros((), dtype=torch.float64)
+    losses = _Losses(phase, show)
     for step in range(epoch * phase.iterations, (epoch + 1) * phase.iterations):
         rate = phase.rate(step, steps)
         for group, base in zip(optimizer.param_groups, base_rates, strict=True):
@@ -162,19 +163,49 @@ def _train_epoch(
             network, optimizer, max_norm=phase.gradient_clip, error_if_nonfinite=False
         )
         optimizer.step()
-        value = loss.item()
-        if value != value or abs(value) == float("inf"):
-            raise TrainingError(
-                f"phase {phase.name}: the loss became {value} at step {step}; lower the learning "
-                "rate (--set learning_rate=…). The last checkpoint is kept."
-            )
-        losses += value
-        show.step(value)
+        losses.add(step, loss.detach())
     return {
         "epoch": epoch,
-        "loss": float(losses / phase.iterations),
+        "loss": losses.total() / phase.iterations,
         "learning_rate": base_rates[0] * phase.rate((epoch + 1) * phase.iterations - 1, steps),
     }
+
+
+class _Losses:
+    """Sums an epoch's losses, each looked at one step late: reading it at once would stop a GPU."""
+
+    def __init__(self, phase: TrainedNetwork, show: _ProgressBar) -> None:
+        self._phase, self._show = phase, show
+        self._sum = 0.0
+        self._last: tuple[int, Tensor] | None = None
+
+    def add(self, step: int, loss: Tensor) -> None:
+        """Remember this step's loss and look at the one before.
+
+        Raises:
+            TrainingError: that was not a finite number.
+        """
+        self._look()
+        self._last = step, loss
+
+    def total(self) -> float:
+        """The sum, with the last one looked at."""
+        self._look()
+        self._last = None
+        return self._sum
+
+    def _look(self) -> None:
+        if self._last is None:
+            return
+        step, loss = self._last
+        value = loss.item()
+        if not isfinite(value):
+            raise TrainingError(
+                f"phase {self._phase.name}: the loss became {value} at step {step}; lower the "
+                "learning rate (--set learning_rate=…). The last checkpoint is kept."
+            )
+        self._sum += value
+        self._show.step(value)
 
 
 def step_seed(phase: TrainedNetwork, step: int) -> int:
