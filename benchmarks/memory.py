@@ -1,12 +1,14 @@
 """Peak memory of prediction against scan size and number of labels, and the forecast beside it.
 
     python benchmarks/memory.py --slices 100 400 800 --labels 2 6 30 --max_ram none 2G
+    python benchmarks/memory.py --slices 800 --labels 6 --max_ram none --nnunet nnunet_venv/bin
 
 Scans are 512 x 512 in plane (0.8 mm, slices of 1 mm), the plan's spacing is 1.5 x 0.8 x 0.8 mm: no
 help from a coarse grid. The network is a small U-Net with random weights, since what a network takes does
 not depend on the scan; `--features 32` is nnU-Net's size; windows do not overlap (`--step 1`), which saves
 time and no memory. Each line is a process of its own; input and output are what the scan and its label
-map take as arrays.
+map take as arrays. With --nnunet a line follows for nnU-Net with the same network, windows and scan, all its
+processes together (PSS).
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from measuring import nnunet_environment, run_command
+from nnunet_model import write_nnunet_model
 from safetensors.torch import save_file
 
 from renalplan.dataset import DatasetDescription
@@ -59,6 +63,7 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=8, help="of the first stage; doubles")
     parser.add_argument("--step", type=float, default=1.0)
     parser.add_argument("--engine", default="auto")
+    parser.add_argument("--nnunet", type=Path, help="bin folder of nnU-Net's environment")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
@@ -76,6 +81,33 @@ def main() -> None:
                     capture_output=True, text=True, check=False,
                 )  # fmt: skip
                 print(found.stdout.strip() or found.stderr.strip()[-300:], flush=True)
+    if given.nnunet:
+        for slices in given.slices:
+            for labels in given.labels:
+                print(measure_nnunet(slices, labels, given), flush=True)
+
+
+def measure_nnunet(slices: int, labels: int, given: argparse.Namespace) -> str:
+    """nnU-Net's line for one scan."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_nnunet_model(make_model(folder / "model", labels, given), "0", folder / "nnunet")
+        for part in ("in", "out"):
+            (folder / part).mkdir()
+        write_scan(str(folder / "in" / "scan_0000.nii.gz"), slices)
+        command = (
+            str(given.nnunet / "nnUNetv2_predict_from_modelfolder"), "-m", str(folder / "nnunet"),
+            "-i", str(folder / "in"), "-o", str(folder / "out"), "-f", "0", "-device", "cpu",
+            "-npp", "1", "-nps", "1", "-step_size", str(given.step), "--disable_tta",
+            "--disable_progress_bar",
+        )  # fmt: skip
+        cost = run_command(command, nnunet_environment(folder), folder / "log.txt")
+    voxels = slices * 512 * 512
+    size, out, peak = 4 * voxels / GIB, voxels / GIB, cost.peak_bytes / GIB
+    return (
+        f"| {slices} | {labels} | nnU-Net | {size:.2f} | {out:.2f} | - | {peak:.2f} GiB "
+        f"| {peak - size - out:.2f} | {cost.wall_s:.0f} |"
+    )
 
 
 def measure(slices: int, labels: int, limit: str, given: argparse.Namespace) -> None:
