@@ -251,8 +251,16 @@ class Predictor:
         if not options.uncertainty:
             return None
         networks = sum(len(member.folds) for member in self.members)
+        known = [found for m in self.members if (found := m.model.presence(m.folds))]
         return UncertaintyMaps(
-            volume.shape, self.model.scheme, options.scratch(), networks=networks
+            volume.shape,
+            self.model.scheme,
+            options.scratch(),
+            networks=networks,
+            presence={
+                name: sum(found[name] for found in known) / len(known)
+                for name in (known[0] if known else ())
+            },
         )
 
     @staticmethod

@@ -2,11 +2,14 @@
 
 The entropy and what of it the networks disagree about are those of `disagreement`. The expected Dice
 is the soft Dice of a mask y against its own probabilities p, 2 sum(p y) / (sum(p) + sum(y)): the
-overlap with the truth that it would have if the probabilities were right.
+overlap with the truth that it would have if the probabilities were right. A structure that is not found
+has a Dice of one if it is not there and of zero if it was missed: what counts is how likely it is
+not there, by how many of the cases that the networks learned from are without it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from renalplan.inference.scratch import Scratch, release
 from renalplan.labels import LabelScheme
 
 FOLDER = "uncertainty"
+MISSED = 0.5  # how often a structure that is there is not found: nobody knows beforehand
 
 
 class StructureUncertainty(Record):
@@ -29,7 +33,7 @@ class StructureUncertainty(Record):
 
     Attributes:
         expected_dice: The Dice it would have if its probabilities were right. Where it is not
-            found at all: how surely it is absent, one minus its largest probability.
+            found at all: how surely it is absent, `absence` times one minus its largest probability.
         volume_ml: Of its mask.
         expected_volume_ml: The sum of its probabilities.
     """
@@ -55,6 +59,15 @@ class CaseUncertainty(Record):
     disagreement_known: bool
 
 
+def absence(presence: float) -> float:
+    """How likely a structure is not there when it is not found (Bayes, with `MISSED`).
+
+    Args:
+        presence: How likely it is there before anybody has looked.
+    """
+    return (1 - presence) / (1 - presence + presence * MISSED)
+
+
 class UncertaintyMaps:
     """Collects a case's uncertainty slab by slab.
 
@@ -63,12 +76,20 @@ class UncertaintyMaps:
         scheme: What the heads mean.
         scratch: Where the maps are kept until they are written.
         networks: How many networks were averaged.
+        presence: Structure -> how likely a scan holds it; those not named are never expected.
     """
 
     def __init__(
-        self, shape: Shape, scheme: LabelScheme, scratch: Scratch, *, networks: int
+        self,
+        shape: Shape,
+        scheme: LabelScheme,
+        scratch: Scratch,
+        *,
+        networks: int,
+        presence: Mapping[str, float] | None = None,
     ) -> None:
         self._scheme = scheme
+        self._presence = presence or {}
         self._entropy = scratch.zeros(shape, np.float16)
         self._disagreement = scratch.zeros(shape, np.float16) if networks > 1 else None
         self._sums = np.zeros((3, scheme.heads))  # of p * y, of p, of y
@@ -106,7 +127,7 @@ class UncertaintyMaps:
         for name in self._scheme.foreground:
             head = self._scheme.names.index(name)
             both, expected, found = self._sums[:, head].tolist()
-            absent = 1 - float(self._largest[head])
+            absent = (1 - float(self._largest[head])) * absence(self._presence.get(name, 0.0))
             structures[name] = StructureUncertainty(
                 expected_dice=round(2 * both / (expected + found) if found else absent, 4),
                 volume_ml=round(found * ml, 3),

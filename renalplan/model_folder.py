@@ -57,10 +57,19 @@ class TrainerRecord(Record):
 
 
 class Finished(Record):
-    """fold_N/finished.json: this fold's training ran to its end."""
+    """fold_N/finished.json: this fold's training ran to its end.
+
+    Attributes:
+        phases: All of them.
+        seconds: What the last run took.
+        training_cases: How many it learned from; 0 if that was not written down yet.
+        cases_holding: Structure -> how many of them hold it.
+    """
 
     phases: tuple[str, ...]
     seconds: float
+    training_cases: int = Field(default=0, ge=0)
+    cases_holding: dict[str, int] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -128,6 +137,26 @@ class ModelFolder:
         """Folds whose training ran to its end: numbers first, then `all`."""
         names = [p.parent.name.removeprefix("fold_") for p in self.path.glob(f"fold_*/{FINISHED}")]
         return sorted(names, key=lambda name: (not name.isdigit(), name.zfill(8)))
+
+    def presence(self, folds: list[str]) -> dict[str, float]:
+        """Structure -> how likely a new scan holds it, by the cases these folds learned from.
+
+        By the rule of succession, (held + 1) / (cases + 2); empty for a model that did not count them.
+        """
+        found = [
+            read_record(self.fold_folder(fold) / FINISHED, Finished, ModelError)
+            for fold in folds
+            if (self.fold_folder(fold) / FINISHED).is_file()
+        ]
+        counted = [finished for finished in found if finished.training_cases]
+        if not counted:
+            return {}
+        cases = sum(finished.training_cases for finished in counted) / len(counted)
+        return {
+            name: (sum(f.cases_holding.get(name, 0) for f in counted) / len(counted) + 1)
+            / (cases + 2)
+            for name in self.scheme.foreground
+        }
 
     def choose_folds(self, wanted: list[str] | None) -> list[str]:
         """The folds to predict with: those asked for, else every finished numbered one, else `all`.

@@ -141,6 +141,15 @@ class TrainingTask:
             return self.spacing_of(stage, self.training_items(stage)[0])
         return z, y, x
 
+    def cases_holding(self) -> dict[str, int]:
+        """Structure -> how many of the training cases hold it."""
+        found: dict[str, set[str]] = {name: set() for name in self.scheme.foreground}
+        for item in self.training_items(self.stages[-1]):
+            for name, voxels in item.item.structures.items():
+                if voxels and name in found:
+                    found[name].add(item.case)
+        return {name: len(cases) for name, cases in found.items()}
+
     def unlabelled_items(self, stage: StagePlan) -> tuple[ItemArrays, ...]:
         """Stored arrays of the cases without labels; whole scans also where a stage sees regions."""
         return self._items(stage, self.unlabelled)

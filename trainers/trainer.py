@@ -102,8 +102,13 @@ class Trainer(ABC):
             remove_leftovers(phase.folder(self.task))
             phase.run(self.task)
         if not (folder / FINISHED).is_file():
-            names = tuple(phase.name for phase in phases)
-            write_json(folder / FINISHED, Finished(phases=names, seconds=time.monotonic() - start))
+            finished = Finished(
+                phases=tuple(phase.name for phase in phases),
+                seconds=time.monotonic() - start,
+                training_cases=len(self.task.fold.train),
+                cases_holding=self.task.cases_holding(),
+            )
+            write_json(folder / FINISHED, finished)
 
 
 def open_or_create(path: Path, trainer: Trainer, name: str, *, anew: bool = False) -> ModelFolder:

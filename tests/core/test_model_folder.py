@@ -57,6 +57,17 @@ def test_finished_folds_come_in_the_order_of_numbers(model: ModelFolder) -> None
     assert model.finished_folds() == ["0", "9", "10", "all"]
 
 
+def test_what_a_scan_probably_holds_is_what_training_cases_held(model: ModelFolder) -> None:
+    assert model.presence(["0", "10"]) == {}  # a model of before they were counted
+    for fold, held in (("0", 5), ("10", 3)):
+        finished = Finished(
+            phases=(), seconds=0, training_cases=8, cases_holding={"kidney": 8, "tumour": held}
+        )
+        write_json(model.fold_folder(fold) / FINISHED, finished)
+    assert model.presence(["0", "10"]) == {"kidney": 0.9, "tumour": 0.5}
+    assert model.presence(["0"])["tumour"] == 0.6
+
+
 def test_folds_are_chosen(model: ModelFolder) -> None:
     assert model.choose_folds(None) == ["0", "10"]
     assert model.choose_folds(["10"]) == ["10"]

@@ -84,6 +84,21 @@ def test_what_is_not_found_is_as_certain_as_its_largest_probability() -> None:
     assert structures["tumor"].volume_ml == 0
 
 
+@pytest.mark.parametrize(("held", "low", "high"), [(20, 0.0, 0.1), (10, 0.6, 0.7), (0, 0.95, 1.0)])
+def test_what_every_patient_has_is_hardly_absent(held: int, low: float, high: float) -> None:
+    p = torch.zeros(3, 1, 2, 2)
+    p[0] = 1
+    share = (held + 1) / 22
+    maps = UncertaintyMaps(
+        (1, 2, 2), CLASSES, Scratch(1 << 30), networks=1, presence={"kidney": 0.0, "tumor": share}
+    )
+    maps.add(0, 1, p, None, CLASSES.decide(p.numpy()))
+    record = maps.record("a", (1.0, 1.0, 1.0))
+    assert low < record.structures["tumor"].expected_dice < high
+    assert record.structures["kidney"].expected_dice == 1
+    assert record.score == record.structures["tumor"].expected_dice
+
+
 class Fixed(ProbabilityField):
     def __init__(self, p: torch.Tensor, disagreement: torch.Tensor | None) -> None:
         self.p, self.d = p, disagreement

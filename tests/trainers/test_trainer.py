@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from renalplan.errors import TrainingError, UsageError
-from renalplan.model_folder import FINISHED, WEIGHTS, ModelFolder
+from renalplan.files import read_record
+from renalplan.model_folder import FINISHED, WEIGHTS, Finished, ModelFolder
 from renalplan.splits import Fold
 from renalplan.store import read_case
 from renalplan.trainers.phase import Phase, TrainedNetwork
@@ -41,6 +43,20 @@ def test_training_never_reads_a_held_out_case(
     for stage in task.stages:
         assert (task.fold_folder / stage.name / WEIGHTS).is_file()
     assert (task.fold_folder / FINISHED).is_file()
+
+
+def test_a_finished_fold_says_what_its_training_cases_hold(
+    make_task: Callable[..., TrainingTask],
+) -> None:
+    task = make_task("whole")
+    sidecar = task.stores / "whole" / "case_b.json"
+    value = json.loads(sidecar.read_text())
+    value["items"][0]["structures"]["tumour"] = 0
+    sidecar.write_text(json.dumps(value))
+    UNet(task, SHORT).run()
+    finished = read_record(task.fold_folder / FINISHED, Finished)
+    assert finished.training_cases == 2
+    assert finished.cases_holding == {"kidney": 2, "tumour": 1}
 
 
 def test_a_cascade_reads_held_out_images_to_predict_them_and_never_their_labels(
