@@ -187,20 +187,20 @@ def ensemble_folders(
     report = PredictionReport(inputs=dict(before))
     out.mkdir(parents=True, exist_ok=True)
     for case in ensemble.cases:
-        state, inputs = "done", ensemble.fingerprint(case)
-        member = SavedProbabilities.open(ensemble.folders[0], case)
-        target = out / f"{case}{member.record.ending}"
-        if before.get(case) == inputs and target.exists():
-            report.kept.append(case)
-            state = "kept"
-        else:
-            start = time.monotonic()
-            try:
+        state, start = "done", time.monotonic()
+        try:
+            inputs = ensemble.fingerprint(case)
+            member = SavedProbabilities.open(ensemble.folders[0], case)
+            target = out / f"{case}{member.record.ending}"
+            if before.get(case) == inputs and target.exists():
+                report.kept.append(case)
+                state = "kept"
+            else:
                 ensemble.average(case, out)
                 report.done[case] = round(time.monotonic() - start, 2)
                 report.inputs[case] = inputs
-            except RenalplanError as problem:
-                state = report.failed[case] = str(problem)
+        except RenalplanError as problem:
+            state = report.failed[case] = str(problem)
         _write_report(out, ensemble, report)
         if on_case:
             on_case(case, state)

@@ -58,6 +58,10 @@ class InferenceOptions:
             raise UsageError(f"--step {self.step} must be above 0 and at most 1.")
         if self.batch < 1:
             raise UsageError(f"--batch {self.batch} must be at least 1.")
+        if self.uncertainty and self.max_ram is not None:
+            raise UsageError(
+                "what --uncertainty takes is not forecast; leave out --max_ram or --uncertainty."
+            )
 
     def check(self) -> None:
         """Find out now whether device, engine and precision are there and go together.

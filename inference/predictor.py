@@ -24,12 +24,16 @@ from renalplan.inference.job import Ledger, run_job
 from renalplan.inference.options import InferenceOptions
 from renalplan.inference.postprocessing.apply import apply_rules, as_decisions
 from renalplan.inference.postprocessing.shared import shared_rules
-from renalplan.inference.probabilities import ProbabilityRecord, probability_writer
-from renalplan.inference.report import Part, PredictionReport, ReportWriter
+from renalplan.inference.probabilities import (
+    ProbabilityRecord,
+    forget_probabilities,
+    probability_writer,
+)
+from renalplan.inference.report import Part, PredictionReport, ReportWriter, make_output
 from renalplan.inference.scans import ScanFiles, find_scans, require_apart
 from renalplan.inference.segmenter import Segmenter
 from renalplan.inference.uncertainty import FOLDER as UNCERTAINTY
-from renalplan.inference.uncertainty import UncertaintyMaps
+from renalplan.inference.uncertainty import UncertaintyMaps, forget_uncertainty
 from renalplan.inference.weights import member_weights
 from renalplan.model_folder import WEIGHTS, ModelFolder
 from renalplan.parallel import usable_cores
@@ -240,7 +244,11 @@ class Predictor:
 
         def write() -> None:
             self._write_decisions(out / f"{scan.id}.json", scan.id, decisions)
-            if maps is not None:
+            if not save_probabilities:
+                forget_probabilities(out, scan.id)
+            if maps is None:
+                forget_uncertainty(out / UNCERTAINTY, scan.id, scan.ending)
+            else:
                 maps.write(out / UNCERTAINTY, scan.id, scan.ending, grid, spacing)
             write_volume(out / f"{scan.id}{scan.ending}", labels, grid)
 
@@ -318,7 +326,7 @@ class Predictor:
         chosen = share.of(scans) if parts > 1 else list(scans)
         if (room := self.members[0].options.room()) is not None:
             chosen = [scan.within(room) for scan in chosen]
-        out.mkdir(parents=True, exist_ok=True)
+        make_output(out)
         writer = ReportWriter(
             out=out,
             job=self.job(),
@@ -327,6 +335,8 @@ class Predictor:
             options=self.members[0].options.job(),
             part=share,
         )
+        if not overwrite:
+            writer.refuse_strangers([f"{scan.id}{scan.ending}" for scan in chosen])
         before = writer.inputs_to_start_from([scan.id for scan in chosen], overwrite=overwrite)
         also = (f"{UNCERTAINTY}/{{case}}.json",) if self.members[0].options.uncertainty else ()
         ledger = Ledger(writer, PredictionReport(inputs=before), on_case, also=also)

@@ -73,6 +73,12 @@ def probability_files(folder: Path, case: str) -> tuple[Path, Path]:
     return folder / f"{case}{ARRAY}", folder / f"{case}{RECORD}"
 
 
+def forget_probabilities(folder: Path, case: str) -> None:
+    """Remove a case's files, which are of another segmentation than the one to be written."""
+    for path in reversed(probability_files(folder, case)):
+        path.unlink(missing_ok=True)
+
+
 class ProbabilityFile:
     """The array of one case while it is being written, some slices at a time."""
 

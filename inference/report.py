@@ -18,6 +18,20 @@ REPORT = "predict_report.json"
 PART_REPORT = re.compile(r"predict_report\.part_\d+_of_\d+\.json")
 
 
+def make_output(folder: Path) -> None:
+    """The output folder, made if it is not there.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise UsageError(
+            f"the output folder {folder} cannot be made ({problem.strerror}); choose another."
+        ) from None
+
+
 class HasId(Protocol):
     """A case, as far as parts are concerned."""
 
@@ -125,6 +139,23 @@ class ReportWriter:
     folds: list[list[str]]
     options: dict[str, Any] = field(default_factory=dict)
     part: Part = field(default_factory=Part)
+
+    def refuse_strangers(self, names: Iterable[str]) -> None:
+        """Leave files alone that no run of ours has written: a folder without any report is not ours.
+
+        Args:
+            names: Of the files that this run would write.
+
+        Raises:
+            UsageError: one of them is there.
+        """
+        if self._reports():
+            return
+        if there := next((name for name in names if (self.out / name).exists()), None):
+            raise UsageError(
+                f"{self.out / there} is there and no predict_report.json says that we made it; "
+                "choose another output folder, or add --overwrite."
+            )
 
     def inputs_to_start_from(self, cases: list[str], *, overwrite: bool) -> dict[str, str]:
         """What the report says at the start of a run over these cases.

@@ -23,7 +23,7 @@ def parse_size(text: str | int, option: str) -> int:
     """`4G`, `1500M` or bytes -> bytes; G and M are powers of 1024.
 
     Raises:
-        UsageError: neither.
+        UsageError: neither, or less than 1M: nobody means four bytes by `4`.
     """
     if isinstance(text, int):
         return text
@@ -34,7 +34,7 @@ def parse_size(text: str | int, option: str) -> int:
         size = float(cleaned.rstrip("KMGT")) * factor
     except ValueError:
         size = -1.0
-    if not 0 < size < 1 << 60:
+    if not 1 << 20 <= size < 1 << 60:
         raise UsageError(f"{option} {text} is no size; write for example {option} 4G.")
     return int(size)
 

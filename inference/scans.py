@@ -116,6 +116,7 @@ def find_scans(path: Path, channels: tuple[str, ...]) -> Iterator[ScanFiles]:
         images = require_channels(case, files, channels, path)
         yield ScanFiles(id=case, images=images, ending=image_ending(images[0]) or ".nii.gz")
     if found:
+        _say_what_is_left_out(path, {file for files in found.values() for file in files.values()})
         return
     plain = [p for p in sorted(path.iterdir()) if p.is_file() and image_ending(p)]
     if not plain:
@@ -129,6 +130,18 @@ def find_scans(path: Path, channels: tuple[str, ...]) -> Iterator[ScanFiles]:
     for file in plain:
         ending = image_ending(file) or ".nii.gz"
         yield ScanFiles(id=file.name.removesuffix(ending), images=(file,), ending=ending)
+    _say_what_is_left_out(path, set(plain))
+
+
+def _say_what_is_left_out(folder: Path, taken: set[Path]) -> None:
+    """Files that are images by their names, and that we do not take for scans."""
+    for file in sorted(folder.iterdir()):
+        if file in taken or not file.is_file() or not file.name.lower().endswith(ENDINGS):
+            continue
+        if image_ending(file) is None:
+            log.warning("%s is left out: write its ending in small letters", file)
+        else:
+            log.warning("%s is left out: other files here are named case_0000, it is not", file)
 
 
 def _one_file(path: Path, channels: tuple[str, ...]) -> ScanFiles:

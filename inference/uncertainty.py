@@ -25,6 +25,7 @@ from renalplan.inference.scratch import Scratch, release
 from renalplan.labels import LabelScheme
 
 FOLDER = "uncertainty"
+KINDS = ("entropy", "disagreement")
 MISSED = 0.5  # how often a structure that is there is not found: nobody knows beforehand
 
 
@@ -66,6 +67,12 @@ def absence(presence: float) -> float:
         presence: How likely it is there before anybody has looked.
     """
     return (1 - presence) / (1 - presence + presence * MISSED)
+
+
+def forget_uncertainty(folder: Path, case: str, ending: str) -> None:
+    """Remove a case's numbers and maps, which are of another segmentation than the one to be written."""
+    for name in (f"{case}.json", *(f"{case}_{kind}{ending}" for kind in KINDS)):
+        (folder / name).unlink(missing_ok=True)
 
 
 class UncertaintyMaps:
@@ -145,8 +152,8 @@ class UncertaintyMaps:
     ) -> CaseUncertainty:
         """Write the maps in bits on the scan's own grid, then the numbers: what is there is whole."""
         folder.mkdir(parents=True, exist_ok=True)
-        maps = {"entropy": self._entropy, "disagreement": self._disagreement}
-        for name, values in maps.items():
+        maps = zip(KINDS, (self._entropy, self._disagreement), strict=True)
+        for name, values in maps:
             path = folder / f"{case}_{name}{ending}"
             if values is None:
                 path.unlink(missing_ok=True)

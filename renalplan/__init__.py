@@ -21,6 +21,7 @@ _PUBLIC = {
     "evaluate_folders": "renalplan.evaluation.evaluate",
     "make_phantom_dataset": "renalplan.phantom",
     "Predictor": "renalplan.inference.predictor",
+    "InferenceOptions": "renalplan.inference.options",
     "Trainer": "renalplan.trainers.trainer",
     "Workspace": "renalplan.workspace",
     "RenalplanError": "renalplan.errors",

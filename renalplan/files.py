@@ -96,9 +96,14 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON (or a Record) by rename, indented for people to read."""
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """What `write_json` writes."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json", exclude_none=False)
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path, error: type[RenalplanError] = DatasetError) -> Any:

@@ -227,6 +227,12 @@ def _require_references(folds: Folds, cases: dict[str, Case], dataset: Dataset) 
 
 def _require_own_tables(chosen: Sequence[str], table: Dice, now: Dice) -> None:
     """Rules are chosen on the segmentations, models by their tables: these must be of those."""
+    if table.keys() != now.keys():
+        raise UsageError(
+            f"{' + '.join(chosen)}: the tables in fold_*/validation are of {', '.join(table)}, the "
+            f"model's structures are {', '.join(now)}; run renalplan_train for its folds again: it "
+            "validates anew."
+        )
     for name, dice in table.items():
         if abs(dice - now[name]) > TOLERANCE:
             raise UsageError(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Literal
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
@@ -22,12 +22,20 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 from pydantic import Field
 
 from renalplan.errors import ModelError, RenalplanError, UsageError
-from renalplan.files import Record, atomic_file, atomic_folder, content_hash, parse_record
+from renalplan.files import (
+    Record,
+    atomic_file,
+    atomic_folder,
+    content_hash,
+    json_text,
+    parse_record,
+)
 from renalplan.model_folder import FINISHED, WEIGHTS, ModelFolder
 from renalplan.postprocessing import POSTPROCESSING
 
 MANIFEST = "manifest.json"
-DESCRIPTIONS = ("plan.json", "dataset.json", "trainer.json")
+DESCRIPTION = "dataset.json"
+DESCRIPTIONS = ("plan.json", DESCRIPTION, "trainer.json")
 MEMBER = re.compile(
     r"(plan|dataset|trainer|postprocessing)\.json"
     r"|fold_[A-Za-z0-9]+/finished\.json"
@@ -88,20 +96,37 @@ def pack_model(model: ModelFolder, out: Path, folds: Iterable[str], phases: Iter
             raise UsageError(
                 f"{what!r} cannot be a name in an archive; rename it with letters, digits, _ . + -"
             )
+    texts = {DESCRIPTION: without_patients(model)}
     manifest = Manifest(
         name=model.path.resolve().name,
         dataset=model.plan.dataset,
-        files={name: _member(model.path / name) for name in names},
+        files={
+            name: _text_member(texts[name]) if name in texts else _member(model.path / name)
+            for name in names
+        },
     )
     with atomic_file(out) as temporary, ZipFile(temporary, "w") as archive:
         _add_text(archive, MANIFEST, manifest.model_dump_json(indent=2))
         for name in names:
-            _add_file(archive, name, model.path / name)
+            if name in texts:
+                _add_text(archive, name, texts[name])
+            else:
+                _add_file(archive, name, model.path / name)
     return out
 
 
+def without_patients(model: ModelFolder) -> str:
+    """The model's dataset.json without the names of cases and patients: they stay at home."""
+    return json_text(model.description.model_copy(update={"patients": {}}))
+
+
 def unpack_model(
-    path: Path, results: Path, *, name: str | None = None, overwrite: bool = False
+    path: Path,
+    results: Path,
+    *,
+    name: str | None = None,
+    overwrite: bool = False,
+    check: Callable[[ModelFolder], object] | None = None,
 ) -> ModelFolder:
     """Check an archive and make a model folder of it, by rename: `results/<dataset>/<name>`.
 
@@ -110,6 +135,7 @@ def unpack_model(
         results: The workspace's results folder.
         name: Of the model folder; the one it had if None.
         overwrite: Replace a model of that name.
+        check: Raises a `ModelError` if the model names what it must not.
 
     Raises:
         ModelError: the archive is damaged, is no model of ours, or holds what a model does not.
@@ -130,7 +156,7 @@ def unpack_model(
             with atomic_folder(target) as temporary:
                 for member, expected in manifest.files.items():
                     _extract(archive, member, expected, temporary / member, path)
-                _check_model(temporary, manifest, path)
+                _check_model(temporary, manifest, path, check)
     except (BadZipFile, EOFError, NotImplementedError, RuntimeError) as problem:
         if isinstance(problem, ModelError | UsageError):
             raise
@@ -140,6 +166,11 @@ def unpack_model(
 
 def _member(path: Path) -> Member:
     return Member(size=path.stat().st_size, blake2b=content_hash(path))
+
+
+def _text_member(text: str) -> Member:
+    data = text.encode()
+    return Member(size=len(data), blake2b=hashlib.blake2b(data, digest_size=16).hexdigest())
 
 
 def _info(name: str, method: int) -> ZipInfo:
@@ -220,10 +251,15 @@ def _chunks(source: IO[bytes], most: int, path: Path, name: str) -> Iterator[byt
         yield chunk
 
 
-def _check_model(folder: Path, manifest: Manifest, path: Path) -> None:
+def _check_model(
+    folder: Path, manifest: Manifest, path: Path, check: Callable[[ModelFolder], object] | None
+) -> None:
     """All that was unpacked makes a model whose weights fit their networks."""
     try:
-        _read_all(ModelFolder.open(folder), manifest, path)
+        model = ModelFolder.open(folder)
+        _read_all(model, manifest, path)
+        if check is not None:
+            check(model)
     except RenalplanError as problem:  # the folder it names will be gone
         raise ModelError(str(problem).replace(str(folder), str(path))) from None
 

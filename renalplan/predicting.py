@@ -160,6 +160,8 @@ def _checked(images: Path, out: Path, parts: int, part: int | None) -> tuple[Pat
         raise UsageError(f"input {images} does not exist.")
     if out.exists() and not out.is_dir():
         raise UsageError(f"output {out} is not a folder; choose another name.")
+    if parts == 1 and part is not None:
+        raise UsageError(f"--part {part} needs --parts: into how many parts the cases are divided.")
     if parts > 1 and part is None:
         raise UsageError(f"--parts {parts} needs --part, which one to predict: 0 to {parts - 1}.")
     return images, out, Part(index=part or 0, count=parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from renalplan.errors import UsageError
 from renalplan.imports import load_class
@@ -11,6 +12,9 @@ from renalplan.model_archive import pack_model, unpack_model
 from renalplan.model_folder import ModelFolder
 from renalplan.predicting import find_models
 from renalplan.workspace import Workspace
+
+if TYPE_CHECKING:
+    from renalplan.inference.segmenter import Segmenter
 
 
 def export_model(
@@ -53,12 +57,17 @@ def export_model(
         raise UsageError(f"{target} is there already; choose another name, or add --overwrite.")
 
     from renalplan.inference.options import InferenceOptions
+
+    spec = found.record.segmenter
+    segmenter = _segmenter_class(found)(found, folds, InferenceOptions(), **spec.arguments)
+    return pack_model(found, target, folds, segmenter.phases)
+
+
+def _segmenter_class(model: ModelFolder) -> type[Segmenter]:
     from renalplan.inference.segmenter import Segmenter
 
-    spec, where = found.record.segmenter, str(found.path / "trainer.json")
-    kind = load_class(spec.factory, Segmenter, where)  # type: ignore[type-abstract]
-    segmenter = kind(found, folds, InferenceOptions(), **spec.arguments)
-    return pack_model(found, target, folds, segmenter.phases)
+    where = str(model.path / "trainer.json")
+    return load_class(model.record.segmenter.factory, Segmenter, where)  # type: ignore[type-abstract]
 
 
 def install_model(
@@ -81,4 +90,6 @@ def install_model(
         ModelError: the archive is damaged or is no model of ours.
     """
     results = (workspace or Workspace.find()).root / "results"
-    return unpack_model(Path(archive), results, name=name, overwrite=overwrite)
+    return unpack_model(
+        Path(archive), results, name=name, overwrite=overwrite, check=_segmenter_class
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,26 @@ def test_out_and_in_again(here: Path, run: Run) -> None:
     assert run(f"predict -i {IMAGES} -o out_here -m {MODEL} --device cpu").status == 0
     assert run(f"predict -i {IMAGES} -o out_there --workspace elsewhere --device cpu").status == 0
     np.testing.assert_array_equal(_segmentation("out_here"), _segmentation("out_there"))
+
+
+def test_a_segmenter_that_is_none_is_not_installed(here: Path, run: Run) -> None:
+    assert run("export_model -o model.zip").status == 0
+    with ZipFile("model.zip") as archive:
+        held = {name: archive.read(name) for name in archive.namelist()}
+    trainer = json.loads(held["trainer.json"])
+    trainer["segmenter"]["factory"] = "os:system"
+    held["trainer.json"] = json.dumps(trainer).encode()
+    manifest = json.loads(held["manifest.json"])
+    digest = hashlib.blake2b(held["trainer.json"], digest_size=16).hexdigest()
+    manifest["files"]["trainer.json"] = {"size": len(held["trainer.json"]), "blake2b": digest}
+    held["manifest.json"] = json.dumps(manifest).encode()
+    with ZipFile("bad.zip", "w") as archive:
+        for name, content in held.items():
+            archive.writestr(name, content)
+    bad = run("install_model bad.zip --workspace elsewhere")
+    assert bad.status != 0
+    assert "os" in bad.err
+    assert not list(Path("elsewhere").rglob("trainer.json"))
 
 
 def test_what_cannot_be_sent_or_installed_is_said_in_a_sentence(here: Path, run: Run) -> None:

@@ -94,6 +94,18 @@ def test_only_what_prediction_needs_goes_along(model: ModelFolder, archive: Path
     }  # fmt: skip
 
 
+def test_no_patient_goes_along(model: ModelFolder, archive: Path, tmp_path: Path) -> None:
+    path = model.path / "dataset.json"
+    named = json.loads(path.read_text()) | {"patients": {"case_1": "Erika Mustermann"}}
+    path.write_text(json.dumps(named))
+    again = pack_model(
+        ModelFolder.open(model.path), archive.with_name("again.zip"), ["0"], ["segmentation"]
+    )
+    assert not any(b"Mustermann" in content for content in members(again).values())
+    found = unpack_model(again, tmp_path / "results")
+    assert (found.scheme, found.description.channels) == (model.scheme, model.description.channels)
+
+
 def test_the_same_model_gives_the_same_bytes(model: ModelFolder, archive: Path) -> None:
     again = pack_model(model, archive.with_name("again.zip"), ["0", "10"], ["segmentation"])
     assert again.read_bytes() == archive.read_bytes()

@@ -313,6 +313,54 @@ def test_decisions_are_of_the_segmentation_beside_them(
     assert json.loads((out / "a.json").read_text()) == {"notes": "of the reader"}
 
 
+def test_what_is_made_anew_leaves_no_probabilities_or_maps_of_before(
+    make_model: Make, write_scan: Write, tmp_path: Path
+) -> None:
+    write_scan(tmp_path / "in" / "a_0000.nii.gz")
+    model, out = make_model(), tmp_path / "out"
+    _predict(model, tmp_path / "in", out, save_probabilities=True, uncertainty=True)
+    made = sorted(path.name for path in out.rglob("a*"))
+    assert made == [
+        "a.json", "a.nii.gz", "a.probabilities.b2nd", "a.probabilities.json", "a_entropy.nii.gz",
+    ]  # fmt: skip
+    _predict(model, tmp_path / "in", out, overwrite=True)
+    assert [path.name for path in out.rglob("a*")] == ["a.nii.gz"]
+
+
+def test_files_that_no_run_of_ours_has_written_are_left_alone(
+    make_model: Make, write_scan: Write, tmp_path: Path
+) -> None:
+    write_scan(tmp_path / "in" / "a_0000.nii.gz")
+    own = tmp_path / "out" / "a.nii.gz"
+    own.parent.mkdir()
+    own.write_bytes(b"drawn by hand")
+    with pytest.raises(UsageError, match=rf"{own} is there and no predict_report.json says"):
+        _predict(make_model(), tmp_path / "in", tmp_path / "out")
+    assert own.read_bytes() == b"drawn by hand"
+    _predict(make_model("again"), tmp_path / "in", tmp_path / "out", overwrite=True)
+    assert own.read_bytes() != b"drawn by hand"
+
+
+@pytest.mark.parametrize("out", ["file/sub", "file"])
+def test_an_output_folder_that_cannot_be_made_is_said(
+    make_model: Make, write_scan: Write, tmp_path: Path, out: str
+) -> None:
+    write_scan(tmp_path / "in" / "a_0000.nii.gz")
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="out"):
+        _predict(make_model(), tmp_path / "in", tmp_path / out)
+
+
+def test_uncertainty_has_no_forecast_and_a_part_needs_parts(
+    make_model: Make, write_scan: Write, tmp_path: Path
+) -> None:
+    write_scan(tmp_path / "in" / "a_0000.nii.gz")
+    with pytest.raises(UsageError, match="leave out --max_ram or --uncertainty"):
+        _predict(make_model(), tmp_path / "in", tmp_path / "out", max_ram="4G", uncertainty=True)
+    with pytest.raises(UsageError, match="--part 0 needs --parts"):
+        _predict(make_model("again"), tmp_path / "in", tmp_path / "out", part=0)
+
+
 def test_other_rules_are_another_job(make_model: Make, write_scan: Write, tmp_path: Path) -> None:
     write_scan(tmp_path / "in" / "a_0000.nii.gz")
     model = make_model()

@@ -31,14 +31,20 @@ GIB = 1 << 30
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("4G", 4 * GIB), ("1.5g", 3 * GIB // 2), ("200MiB", 200 << 20), ("10K", 10240), ("77", 77)],
+    [
+        ("4G", 4 * GIB),
+        ("1.5g", 3 * GIB // 2),
+        ("200MiB", 200 << 20),
+        ("2048K", 2 << 20),
+        ("7777777", 7777777),
+    ],
 )
 def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
     assert parse_size(text, "--max_ram") == size
     assert parse_size(size, "--max_ram") == size
 
 
-@pytest.mark.parametrize("text", ["", "four", "-4G", "0", "G", "4GG4", "inf", "nan"])
+@pytest.mark.parametrize("text", ["", "four", "-4G", "0", "G", "4GG4", "inf", "nan", "4", "10K"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"is no size; write for example --max_ram 4G"):
         parse_size(text, "--max_ram")

@@ -54,6 +54,22 @@ def test_a_series_segmentation_lies_on_exactly_its_grid(
     np.testing.assert_allclose(made.direction, given.direction, atol=1e-6)
 
 
+def test_what_is_no_scan_by_its_name_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.nii.gz", "b_0000.nii.gz", "C.NII.GZ", "notes.txt"):
+        (tmp_path / name).touch()
+    assert _names(tmp_path) == ["b"]
+    assert [record.getMessage().removeprefix(f"{tmp_path}/") for record in caplog.records] == [
+        "C.NII.GZ is left out: write its ending in small letters",
+        "a.nii.gz is left out: other files here are named case_0000, it is not",
+    ]
+    caplog.clear()
+    (tmp_path / "b_0000.nii.gz").unlink()
+    assert _names(tmp_path) == ["a"]
+    assert len(caplog.records) == 1
+
+
 def test_series_are_named_by_folder_then_number_then_uid(
     write_series: WriteSeries, some_hu: NDArray, tmp_path: Path
 ) -> None:
