@@ -292,13 +292,15 @@ class _Sums:
         return means
 
     def move_up(self, count: int) -> None:
-        """The first planes are done with."""
+        """The first planes are done with; a file's are never all in memory at once."""
         sums, depth = self._sums, self._shape[1]
-        for plane in range(depth - count):
-            sums[:, plane].copy_(sums[:, plane + count])
-        sums[:, depth - count :] = 0
-        if self._array is not None:
-            release(self._array)
+        for plane in range(depth):
+            if plane + count < depth:
+                sums[:, plane].copy_(sums[:, plane + count])
+            else:
+                sums[:, plane] = 0
+            if self._array is not None:
+                release(self._array)
 
 
 def _inside(place: Window, inner: Window) -> Box:

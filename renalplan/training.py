@@ -191,6 +191,7 @@ def train_and_validate(
     from renalplan.images import image_ending
     from renalplan.inference.options import InferenceOptions
     from renalplan.inference.predictor import Predictor
+    from renalplan.inference.report import REPORT
     from renalplan.inference.scans import ScanFiles
 
     out = task.fold_folder / "validation"
@@ -203,7 +204,12 @@ def train_and_validate(
         for c in judged
         for images in [_channels_of(cases[c], task.channels)]
     ]
-    report = predictor.predict_folder(scans, out, workers=min(1, task.hardware.workers))
+    report = predictor.predict_folder(
+        scans,
+        out,
+        workers=min(1, task.hardware.workers),
+        overwrite=not (out / REPORT).is_file(),  # nobody else writes into a fold's folder
+    )
     if report.failed:
         case, reason = next(iter(report.failed.items()))
         raise TrainingError(f"validation of {case} failed: {reason}")

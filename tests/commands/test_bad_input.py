@@ -312,7 +312,7 @@ PREDICTION = [
     Situation(
         "part from 1", f"{PREDICT} --parts 3 --part 3", ("--part 3 of --parts 3", "from 0 to 2")
     ),
-    Situation("part alone", f"{PREDICT} --part 1", ("--part 1 of --parts 1", "from 0")),
+    Situation("part alone", f"{PREDICT} --part 1", ("--part 1 needs --parts",)),
     Situation("no parts", f"{PREDICT} --parts 0 --part 0", ("--parts 0 must be at least 1",)),
     Situation("workers below 0", f"{PREDICT} --workers -1", ("--workers -1", "0 computes")),
     Situation(

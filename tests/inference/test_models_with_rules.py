@@ -106,10 +106,10 @@ def test_arrays_in_memory_obey_too(make_model: Make) -> None:
 def test_other_rules_are_another_job(make_model: Make, scan: Path, tmp_path: Path) -> None:
     model = ruled(make_model, "model")
     run(scan, tmp_path / "out", model)
-    with pytest.raises(UsageError, match=r"other options; .*--overwrite"):
+    with pytest.raises(UsageError, match=r"other weights, rules .*--overwrite"):
         run(scan, tmp_path / "out", model, postprocessing=False)
     write_json(model.path / POSTPROCESSING, Postprocessing())
-    with pytest.raises(UsageError, match=r"other options; .*--overwrite"):
+    with pytest.raises(UsageError, match=r"other weights, rules .*--overwrite"):
         run(scan, tmp_path / "out", model)
     assert np.array_equal(run(scan, tmp_path / "out", model, overwrite=True), FULL)
 

@@ -61,7 +61,7 @@ def test_other_weights_are_another_job(make_model: Make, write_scan: Write, tmp_
     write_scan(tmp_path / "in" / "a_0000.nii.gz")
     models = [make_model("yes"), make_model("no", sign=-1.0)]
     _predict(tmp_path / "in", tmp_path / "out", *models, weights=[2, 1])
-    with pytest.raises(UsageError, match=r"other options; .*--overwrite"):
+    with pytest.raises(UsageError, match=r"other weights, rules .*--overwrite"):
         _predict(tmp_path / "in", tmp_path / "out", *models, weights=[1, 2])
 
 
