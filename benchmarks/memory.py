@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 from measuring import nnunet_environment, run_command
-from nnunet_model import write_nnunet_model
+from nnunet_model import nnunet_prediction, write_nnunet_model
 from safetensors.torch import save_file
 
 from renalplan.dataset import DatasetDescription
@@ -95,18 +95,23 @@ def measure_nnunet(slices: int, labels: int, given: argparse.Namespace) -> str:
         for part in ("in", "out"):
             (folder / part).mkdir()
         write_scan(str(folder / "in" / "scan_0000.nii.gz"), slices)
-        command = (
-            str(given.nnunet / "nnUNetv2_predict_from_modelfolder"), "-m", str(folder / "nnunet"),
-            "-i", str(folder / "in"), "-o", str(folder / "out"), "-f", "0", "-device", "cpu",
-            "-npp", "1", "-nps", "1", "-step_size", str(given.step), "--disable_tta",
-            "--disable_progress_bar",
+        command = nnunet_prediction(
+            given.nnunet, folder / "nnunet", "-i", str(folder / "in"), "-o", str(folder / "out"),
+            "-step_size", str(given.step), "--disable_tta",
         )  # fmt: skip
         cost = run_command(command, nnunet_environment(folder), folder / "log.txt")
+    return line(slices, labels, "nnU-Net", "-", cost.peak_bytes, cost.wall_s)
+
+
+def line(
+    slices: int, labels: int, limit: str, forecast: str, peak_bytes: int, seconds: float
+) -> str:
+    """One of the table."""
     voxels = slices * 512 * 512
-    size, out, peak = 4 * voxels / GIB, voxels / GIB, cost.peak_bytes / GIB
+    size, out, peak = 4 * voxels / GIB, voxels / GIB, peak_bytes / GIB
     return (
-        f"| {slices} | {labels} | nnU-Net | {size:.2f} | {out:.2f} | - | {peak:.2f} GiB "
-        f"| {peak - size - out:.2f} | {cost.wall_s:.0f} |"
+        f"| {slices} | {labels} | {limit} | {size:.2f} | {out:.2f} | {forecast} | {peak:.2f} GiB "
+        f"| {peak - size - out:.2f} | {seconds:.0f} |"
     )
 
 
@@ -145,14 +150,9 @@ def measure(slices: int, labels: int, limit: str, given: argparse.Namespace) -> 
         except RenalplanError as problem:
             refused = str(problem)
         seconds = time.monotonic() - start
-    voxels = slices * 512 * 512
-    size, out = 4 * voxels / GIB, voxels / GIB
     peak = int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]) * 1024
-    line = (
-        f"| {slices} | {labels} | {limit} | {size:.2f} | {out:.2f} | {', '.join(forecasts) or '-'} "
-    )
-    line += f"| {peak / GIB:.2f} GiB | {peak / GIB - size - out:.2f} | {seconds:.0f} |"
-    print(line + (f" refused: {refused}" if refused else ""))
+    found = line(slices, labels, limit, ", ".join(forecasts) or "-", peak, seconds)
+    print(found + (f" refused: {refused}" if refused else ""))
 
 
 def make_model(path: Path, labels: int, given: argparse.Namespace) -> ModelFolder:

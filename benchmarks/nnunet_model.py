@@ -16,6 +16,14 @@ CONFIGURATION = "3d_fullres"
 RESAMPLING = "resample_data_or_seg_to_shape"
 
 
+def nnunet_prediction(programs: Path, model: Path, *options: str) -> tuple[str, ...]:
+    """nnU-Net's command for fold 0 of a model on the CPU; -i and -o are to be added."""
+    return (
+        str(programs / "nnUNetv2_predict_from_modelfolder"), "-m", str(model), "-f", "0", "-device", "cpu",
+        "-npp", "1", "-nps", "1", "--disable_progress_bar", *options,
+    )  # fmt: skip
+
+
 def write_nnunet_model(model: ModelFolder, fold: str, target: Path) -> None:
     """Write plans.json, dataset.json and fold_0/checkpoint_final.pth.
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from measuring import BenchmarkError, Cost, nnunet_environment, run_command
-from nnunet_model import write_nnunet_model
+from nnunet_model import nnunet_prediction, write_nnunet_model
 
 from renalplan.files import write_json
 from renalplan.images import read_volume
@@ -36,7 +36,6 @@ ROWS = {  # name -> options
     "OpenVINO fp32": ("--engine", "openvino", "--precision", "fp32"),
     "PyTorch fp32": ("--engine", "torch", "--precision", "fp32"),
 }
-NNUNET_COMMAND = "nnUNetv2_predict_from_modelfolder"
 
 
 @dataclass(frozen=True)
@@ -131,11 +130,9 @@ def make_scan(work: Path, name: str) -> Path:
 
 def make_rows(model: ModelFolder, fold: str, given: argparse.Namespace) -> list[Row]:
     """nnU-Net first."""
-    theirs = (
-        str(given.nnunet / NNUNET_COMMAND), "-m", str(given.work.resolve() / "nnunet_model"),
-        "-f", "0", "-device", "cpu", "-npp", "1", "-nps", "1", "--disable_progress_bar",
-        *(() if given.tta else ("--disable_tta",)),
-    )  # fmt: skip
+    model_folder = given.work.resolve() / "nnunet_model"
+    plain = () if given.tta else ("--disable_tta",)
+    theirs = nnunet_prediction(given.nnunet, model_folder, *plain)
     program = str(Path(sysconfig.get_path("scripts")) / "renalplan_predict")
     ours = (program, "-m", str(model.path), "-f", fold, "--device", "cpu", "--no-postprocessing")
     tta = ("--tta",) if given.tta else ()

@@ -259,17 +259,21 @@ class Predictor:
         if not options.uncertainty:
             return None
         networks = sum(len(member.folds) for member in self.members)
-        known = [found for m in self.members if (found := m.model.presence(m.folds))]
         return UncertaintyMaps(
             volume.shape,
             self.model.scheme,
             options.scratch(),
             networks=networks,
-            presence={
-                name: sum(found[name] for found in known) / len(known)
-                for name in (known[0] if known else ())
-            },
+            presence=self._presence,
         )
+
+    @cached_property
+    def _presence(self) -> dict[str, float]:
+        """Structure -> how likely a scan holds it, the mean of the models that know."""
+        known = [found for m in self.members if (found := m.model.presence(m.folds))]
+        if not known:
+            return {}
+        return {name: sum(found[name] for found in known) / len(known) for name in known[0]}
 
     @staticmethod
     def _write_decisions(path: Path, case: str, decisions: dict[str, Decisions]) -> None:
@@ -335,9 +339,8 @@ class Predictor:
             options=self.members[0].options.job(),
             part=share,
         )
-        if not overwrite:
-            writer.refuse_strangers([f"{scan.id}{scan.ending}" for scan in chosen])
-        before = writer.inputs_to_start_from([scan.id for scan in chosen], overwrite=overwrite)
+        files = {scan.id: f"{scan.id}{scan.ending}" for scan in chosen}
+        before = writer.inputs_to_start_from(files, overwrite=overwrite)
         also = (f"{UNCERTAINTY}/{{case}}.json",) if self.members[0].options.uncertainty else ()
         ledger = Ledger(writer, PredictionReport(inputs=before), on_case, also=also)
         if cluster is not None:

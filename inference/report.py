@@ -140,7 +140,7 @@ class ReportWriter:
     options: dict[str, Any] = field(default_factory=dict)
     part: Part = field(default_factory=Part)
 
-    def refuse_strangers(self, names: Iterable[str]) -> None:
+    def _refuse_strangers(self, names: Iterable[str]) -> None:
         """Leave files alone that no run of ours has written: a folder without any report is not ours.
 
         Args:
@@ -157,19 +157,24 @@ class ReportWriter:
                 "choose another output folder, or add --overwrite."
             )
 
-    def inputs_to_start_from(self, cases: list[str], *, overwrite: bool) -> dict[str, str]:
-        """What the report says at the start of a run over these cases.
+    def inputs_to_start_from(self, files: dict[str, str], *, overwrite: bool) -> dict[str, str]:
+        """What the report says at the start of a run.
+
+        Args:
+            files: Case -> name of the file that the run will write of it.
+            overwrite: Nothing that is there counts.
 
         Raises:
-            UsageError: see `earlier_inputs`.
-            PredictionError: see `earlier_inputs`.
+            UsageError: another job, or somebody else, filled the folder.
+            PredictionError: a report there is damaged.
         """
         whole = self.part.count == 1
         if overwrite:  # a part says of its own cases that they count no more, and of no others
-            return {} if whole else dict.fromkeys(cases, "")
-        return self.earlier_inputs(None if whole else cases)
+            return {} if whole else dict.fromkeys(files, "")
+        self._refuse_strangers(files.values())
+        return self._earlier_inputs(None if whole else files)
 
-    def earlier_inputs(self, cases: Iterable[str] | None = None) -> dict[str, str]:
+    def _earlier_inputs(self, cases: Iterable[str] | None = None) -> dict[str, str]:
         """What earlier runs of the same job predicted here, and from which files.
 
         Args:
@@ -206,14 +211,13 @@ class ReportWriter:
         if report.folds != self.folds:
             folds = " and ".join(", ".join(folds) for folds in report.folds)
             return f"of other folds ({folds})"
-        other = {n: v for n, v in report.options.items() if n in self.options}
-        other = {name: value for name, value in other.items() if value != self.options[name]}
+        other = [
+            f"{name} {_shown(value)}, now {_shown(self.options[name])}"
+            for name, value in report.options.items()
+            if value != self.options.get(name, value)
+        ]
         if other:
-            stated = ", ".join(
-                f"{name} {_shown(value)}, now {_shown(self.options[name])}"
-                for name, value in other.items()
-            )
-            return f"made with other options ({stated})"
+            return f"made with other options ({', '.join(other)})"
         return "of this model with other weights, rules or member weights"
 
     def _reports(self) -> list[Path]:
@@ -253,4 +257,4 @@ class ReportWriter:
 
 
 def _shown(value: Any) -> str:
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+    return ("off", "on")[value] if isinstance(value, bool) else str(value)

@@ -285,12 +285,12 @@ class _Sums:
         """Weighted means of some planes, (outputs, stop - first, y, x) on the host."""
         weight = self._sums[-1:, first:stop]
         means = (self._sums[:-1, first:stop] / weight).cpu()
-        if self._array is not None:
-            release(self._array)
         if skip is not None:
             nowhere = (weight[0] == 0).cpu()
             means[: len(skip.outside), nowhere] = skip.outside[:, None]
             means[len(skip.outside) :, nowhere] = 0
+        if self._array is not None:
+            release(self._array)
         return means
 
     def move_up(self, count: int) -> None:
