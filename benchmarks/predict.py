@@ -3,7 +3,7 @@
     python benchmarks/predict.py --nnunet nnunet_venv/bin
 
 Makes two phantoms (512 x 512 x 100 at 3 mm, 512 x 512 x 270 at 1 mm), trains a plain U-Net of nnU-Net's
-size for some minutes on small patches so that labels mean something (or takes your model with --model),
+size for an hour on small patches so that labels mean something (or takes your model with --model),
 writes it as an nnU-Net model too, and runs both programs in turn on each scan. Every run is a process of
 its own.
 """
@@ -55,11 +55,11 @@ def main() -> None:
     parser.add_argument(
         "--model", type=Path, help="a model of one plain U-Net; else one is trained"
     )
-    parser.add_argument("--train_steps", type=int, default=300)
-    parser.add_argument("--train_patch", type=int, nargs=3, default=[32, 64, 64])
+    parser.add_argument("--train_steps", type=int, default=1200)
+    parser.add_argument("--train_patch", type=int, nargs=3, default=[32, 96, 96])
     parser.add_argument("--train_only", action="store_true", help="leave the comparison for later")
-    parser.add_argument("--spacing", type=float, nargs=3, default=[2.0, 2.0, 2.0])
-    parser.add_argument("--patch", type=int, nargs=3, default=[96, 128, 128], help="of the windows")
+    parser.add_argument("--spacing", type=float, nargs=3, default=[3.0, 1.6, 1.6])
+    parser.add_argument("--patch", type=int, nargs=3, default=[56, 192, 192], help="of the windows")
     parser.add_argument("--scans", nargs="+", choices=sorted(SCANS), default=sorted(SCANS))
     parser.add_argument("--rows", nargs="+", choices=sorted(ROWS), default=list(ROWS))
     parser.add_argument("--tta", action="store_true")
@@ -99,8 +99,8 @@ def trained_model(work: Path, given: argparse.Namespace) -> ModelFolder:
     options = PlanOptions(planner="nnunet", spacing=tuple(given.spacing))
     plan_and_preprocess("901", options=options, configurations=("3d_fullres",), workspace=workspace)
     settings = [
-        "epochs=3", f"iterations={given.train_steps // 3}", "validation_iterations=0",
-        "patch_size=" + ",".join(map(str, given.train_patch)), "batch_size=1", "foreground_share=1",
+        "epochs=10", f"iterations={given.train_steps // 10}", "validation_iterations=0",
+        "patch_size=" + ",".join(map(str, given.train_patch)), "batch_size=1", "foreground_share=0.5",
         "optimizer=adamw", "learning_rate=0.001",
     ]  # fmt: skip
     trained = train(

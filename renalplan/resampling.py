@@ -82,6 +82,8 @@ def resample_image(
 ) -> NDArray[np.float32]:
     """Resample (channel, z, y, x) float32 to (channel, *shape) with cubic B-splines.
 
+    What a cubic overshoots at an edge is cut off: no channel leaves its range.
+
     Args:
         image: Any axis order, as long as `shape` and `spacing` have the same.
         shape: New spatial shape.
@@ -100,6 +102,8 @@ def resample_image(
         coarse = spacing is not None and spacing[axis] > ANISOTROPY * finest
         matrix = (linear_matrix if coarse else cubic_matrix)(size, shape[axis])
         result = apply_along(result, matrix, axis)
+    for made, source in zip(result, image, strict=True):
+        made.clamp_(float(source.min()), float(source.max()))
     array: NDArray[np.float32] = result.numpy()
     return array
 
