@@ -17,6 +17,7 @@ from renalplan.files import content_hash, read_record, value_hash, write_json
 from renalplan.geometry import Grid, Spacing
 from renalplan.images import Volume, write_volume
 from renalplan.imports import load_class, trusted
+from renalplan.inference.allocation import return_large_blocks
 from renalplan.inference.cluster import Cluster, run_on_cluster
 from renalplan.inference.decisions import CaseDecisions, Decisions
 from renalplan.inference.fields import MeanField, ProbabilityField, SlabTaker
@@ -70,6 +71,8 @@ class Predictor:
                 )
             if member.model.description.channels != first.description.channels:
                 raise ModelError(f"{member.model.path} and {first.path} have different channels.")
+        if any(member.options.max_ram is not None for member in members):
+            return_large_blocks()
         self.model = first
         self.postprocessing = postprocessing
         self.rules = shared_rules([m.model for m in members]) if postprocessing else ()

@@ -19,7 +19,7 @@ from renalplan.inference.room import (
     sums,
 )
 from renalplan.inference.scratch import Scratch
-from renalplan.inference.sliding_window import PLANES, WindowPredictor
+from renalplan.inference.sliding_window import WindowPredictor, planes_at_a_time
 
 
 def scratch_within(
@@ -56,13 +56,18 @@ def scratch_within(
     predict.mean(patch)  # whatever stays in memory from now on
     network = growth(lambda: predict.mean(patch))
     image = FLOAT * predict.channels * prod(shape)
-    planes = FLOAT * predict.outputs * PLANES * shape[1] * shape[2]
+    padded = tuple(max(n, p) for n, p in zip(shape, predict.patch, strict=True))
+    planes = FLOAT * predict.outputs * planes_at_a_time(predict.outputs, padded) * prod(padded[1:])
     plane = FLOAT * predict.heads * scan[1] * scan[2]
     slab = max(SLAB_BYTES, plane) * SLAB_COPIES
     labels = prod(scan)
-    computing = image + labels + planes + max(network, slab + planes)
+    # planes as they are given away, clamped, and held as float16
+    computing, deciding = image + planes + max(network, 2 * planes), labels + slab
     arrays = [sums(predict.outputs, predict.patch, shape)]
-    if stored:
+    if stored:  # one after the other
         arrays.append(HALF * predict.outputs * prod(shape))
-    certain = max(preparing(box, shape, channels), computing)
-    return Scratch(room.share(what, certain, arrays), folder)
+        certain, later = computing, deciding
+    else:
+        certain, later = image + planes + labels + max(network, 2 * planes + slab), 0
+    certain = max(preparing(box, shape, channels), certain)
+    return Scratch(room.share(what, certain, arrays, later), folder)

@@ -112,13 +112,14 @@ class Room:
         """
         self._require(f"reading {what} alone", resident() + READING * voxels * channels)
 
-    def share(self, what: str, certain: int, arrays: list[int]) -> int:
+    def share(self, what: str, certain: int, arrays: list[int], later: int = 0) -> int:
         """The largest array that may be kept in memory; larger ones go into files.
 
         Args:
             what: Names the work, for the log and the error.
             certain: Bytes that have to be in memory beside what the process holds now.
             arrays: Bytes of the arrays that may lie in a file.
+            later: Bytes that have to be in memory when the first of them is gone.
 
         Returns:
             For `Scratch`.
@@ -127,19 +128,21 @@ class Room:
             PredictionError: not even without those arrays it fits.
         """
         before = resident()
-        kept = 0
-        largest = 0
-        for size in sorted(arrays):
-            if before + certain + kept + size <= self.limit:
-                kept += size
-                largest = size
-        self._require(what, before + certain + kept)
+
+        def needed(largest: int) -> int:
+            kept = [size for size in arrays if size <= largest]
+            gone = arrays[0] if arrays and arrays[0] <= largest else 0
+            return before + sum(kept) + max(certain, later - gone)
+
+        largest = max((n for n in arrays if needed(n) <= self.limit), default=0)
+        self._require(what, needed(largest))
+        in_files = sum(size for size in arrays if size > largest)
         log.info(
             "%s: about %s of memory (%s allowed)%s",
             what,
-            readable(before + certain + kept),
+            readable(needed(largest)),
             readable(self.limit),
-            "" if kept == sum(arrays) else f", {readable(sum(arrays) - kept)} in a file",
+            f", {readable(in_files)} in a file" if in_files else "",
         )
         return largest
 

@@ -24,7 +24,8 @@ from renalplan.inference.scratch import Scratch, release
 
 Progress = Callable[[int, int], None]  # windows done, windows in all
 IN_MEMORY = Scratch(1 << 62)
-PLANES = 4  # given away at a time: their means are the only copies made of sums
+PLANES = 4  # given away at a time, if they are small: their means are the only copies made of sums
+PLANES_BYTES = 32 << 20
 CARD_SHARE = 0.3  # of a card's free memory, for sums and for the scan; the rest is the network's
 log = logging.getLogger(__name__)
 
@@ -141,8 +142,9 @@ class WindowPredictor:
             end = rows[row + 1][0] if row + 1 < len(rows) else shape[0]
             first = max(inner[0].start - start, 0)
             last = min(inner[0].stop - start, end - start)
-            for begin in range(first, last, PLANES):
-                means = sums.means(begin, min(begin + PLANES, last), skip)
+            count = planes_at_a_time(self.outputs, shape)
+            for begin in range(first, last, count):
+                means = sums.means(begin, min(begin + count, last), skip)
                 yield means[:, :, inner[1], inner[2]]
             sums.move_up(end - start)
 
@@ -206,6 +208,7 @@ def _compute(
             continue
         for place, part in zip(group, logits, strict=True):
             sums.add(place, part, weights)
+        del logits, part  # or they would stand beside the next ones
         places = places[len(group) :]
         yield len(group)
 
@@ -275,11 +278,17 @@ class _Sums:
             logits: (outputs, *patch), anywhere.
             weights: (*patch) on the device of the sums.
         """
-        part = self._sums[(slice(None), slice(None), *place[1:])]
-        part[:-1].addcmul_(logits.to(part.device), weights)
-        part[-1].add_(weights)
-        if self._array is not None:
+        parts = self._sums[(slice(None), slice(None), *place[1:])]
+        if self._array is None:
+            parts[:-1].addcmul_(logits.to(parts.device), weights)
+            parts[-1].add_(weights)
+            return
+        # a window's rows touch the pages of whole rows: one output's in memory at a time
+        for part, values in zip(parts[:-1], logits.cpu(), strict=True):
+            part.addcmul_(values, weights)
             release(self._array)
+        parts[-1].add_(weights)
+        release(self._array)
 
     def means(self, first: int, stop: int, skip: Skipping | None) -> Tensor:
         """Weighted means of some planes, (outputs, stop - first, y, x) on the host."""
@@ -303,6 +312,12 @@ class _Sums:
                 sums[:, plane] = 0
             if self._array is not None:
                 release(self._array)
+
+
+def planes_at_a_time(outputs: int, shape: Shape) -> int:
+    """How many planes of a padded volume are given away at a time; at least one."""
+    plane = 4 * outputs * shape[1] * shape[2]
+    return max(1, min(PLANES, PLANES_BYTES // plane))
 
 
 def _inside(place: Window, inner: Window) -> Box:

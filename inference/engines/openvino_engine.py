@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import openvino as ov
 
 FOLDER, MODEL = "openvino", "network.xml"
+LARGEST_UNIT = 32  # voxels; no network here halves an axis more than five times
 LARGEST_ERROR = 0.01  # of the logits' spread; fp32 conversions come to about 1e-4
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 log = logging.getLogger(__name__)
@@ -128,22 +129,56 @@ def _converted(network: nn.Module, channels: int, patch: Shape, weights: Path | 
 
 
 def _convert(network: nn.Module, channels: int, patch: Shape) -> ov.Model:
-    """The module as OpenVINO's graph, compared with the module on one patch."""
-    import openvino as ov
+    """The module as OpenVINO's graph for patches of any size, compared with it on one.
 
+    It is traced with a patch much smaller than its own, which takes that much less memory, and
+    compared with one of another size; a network that cannot do this is traced with its own.
+    """
     module: Any = network
     module = module.to(memory_format=torch.contiguous_format)
-    example = torch.randn(1, channels, *patch, generator=torch.Generator().manual_seed(0))
+    small, other = _smaller(patch)
+    try:
+        return _trace(module, channels, small, other)
+    except ConversionError as problem:
+        if small == patch:
+            raise
+        log.debug("traced with its own patch: %s", problem)
+    return _trace(module, channels, patch, patch)
+
+
+def _smaller(patch: Shape) -> tuple[Shape, Shape]:
+    """Two sizes that a network with poolings takes if it takes this one."""
+    units = [min(n & -n, LARGEST_UNIT) for n in patch]
+    small, other = (
+        tuple(min(n, times * unit) for n, unit in zip(patch, units, strict=True))
+        for times in (2, 3)
+    )
+    return small, other  # type: ignore[return-value]
+
+
+def _trace(module: nn.Module, channels: int, traced: Shape, compared: Shape) -> ov.Model:
+    import openvino as ov
+
+    generator = torch.Generator().manual_seed(0)
+    example, other = (
+        torch.randn(1, channels, *size, generator=generator) for size in (traced, compared)
+    )
     try:
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the tracer, about shapes that never change
-            expected = module(example)
-            model = ov.convert_model(module, example_input=example, input=[-1, channels, *patch])
-            found = _core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(
-                [example.numpy()]
+            model = ov.convert_model(
+                module, example_input=example, input=[-1, channels, *(-1 for _ in traced)]
+            )
+            expected = module(other)
+            trial = model.clone()
+            trial.reshape(list(other.shape))
+            found = _core().compile_model(trial, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(
+                [other.numpy()]
             )[0]
     except Exception as problem:  # whatever its frontend cannot translate
         raise ConversionError(f"{type(problem).__name__}: {str(problem)[:200]}") from problem
+    if found.shape != tuple(expected.shape):
+        raise ConversionError(f"its logits are {found.shape}, not {tuple(expected.shape)}")
     error = float((torch.from_numpy(found) - expected).abs().max())
     spread = float(expected.max() - expected.min())
     if not error <= LARGEST_ERROR * max(spread, 1e-3):

@@ -75,6 +75,42 @@ def test_openvino_says_what_pytorch_says(name: str) -> None:
     assert torch.equal(found, kept)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_conversion_is_traced_with_a_small_patch(name: str) -> None:
+    """What conversion takes must not depend on the patch: memory limits forecast none of it."""
+    make, patch = NETWORKS[name]
+    torch.manual_seed(4)
+    network = make().eval()
+    seen: list[tuple[int, ...]] = []
+    network.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape[2:])))
+    wide = (48 if patch[0] > 1 else 1, 80, 112)
+    engine = OpenVinoEngine(network, 1, wide)
+    assert max(max(size) for size in seen) <= 48
+    patches = torch.randn(1, 1, *wide)
+    with torch.no_grad():
+        expected = logits(network(patches))
+    spread = float(expected.max() - expected.min())
+    assert float((engine(patches) - expected).abs().max()) < 1e-3 * spread
+
+
+class Fixed(nn.Module):
+    """Knows its patch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = nn.Parameter(torch.randn(1, 2, 24, 24, 24))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.place
+
+
+def test_a_network_of_one_size_is_traced_with_it() -> None:
+    network = Fixed().eval()
+    patches = torch.randn(1, 1, 24, 24, 24)
+    engine = OpenVinoEngine(network, 1, (24, 24, 24))
+    assert torch.allclose(engine(patches), network(patches), atol=1e-5)
+
+
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 def test_bfloat16_gives_the_same_labels(engine: str) -> None:
     """Of a network without training, whose logits lie close; trained ones: tests/end_to_end."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import platform
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -67,6 +70,9 @@ def test_arrays_go_into_files_largest_first(monkeypatch: pytest.MonkeyPatch) -> 
     assert place.share("x", 500, [300, 400]) == 300
     assert place.share("x", 900, [300, 400]) == 0
     assert place.share("x", 1000, [300, 400]) == 0
+    # the first is gone when the rest is made
+    assert place.share("x", 100, [300, 400], later=900) == 400
+    assert place.share("x", 100, [300, 400], later=901) == 300
     with pytest.raises(PredictionError, match=r"x needs about .* --max_ram allows"):
         place.share("x", 1001, [])
 
@@ -158,3 +164,26 @@ def test_a_kind_of_model_that_does_not_forecast_is_refused(
 def test_a_limit_for_a_card_needs_a_card() -> None:
     with pytest.raises(UsageError, match=r"--max_vram is for GPUs, and --device is cpu"):
         replace(CPU, max_vram=GIB).check()
+
+
+HOLES = """
+import numpy as np
+from renalplan.inference.allocation import return_large_blocks
+from renalplan.inference.room import resident
+wanted = {wanted}
+assert not wanted or return_large_blocks()
+np.ones(1 << 21)[0] = 2  # 16 MiB, freed: from now on glibc keeps smaller blocks
+blocks = [np.ones(1 << 20) for _ in range(32)]  # 8 MiB each
+before = resident()
+del blocks[:-1]  # what the last one lies behind stays, if nobody says otherwise
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's way of keeping blocks")
+def test_freed_blocks_go_back_to_the_system_at_once() -> None:
+    def freed(wanted: bool) -> int:
+        code = HOLES.format(wanted=wanted)
+        return int(subprocess.check_output([sys.executable, "-c", code], text=True))
+
+    assert freed(True) > 230 << 20 > freed(False)
