@@ -71,8 +71,8 @@ def test_arrays_go_into_files_largest_first(monkeypatch: pytest.MonkeyPatch) -> 
     assert place.share("x", 900, [300, 400]) == 0
     assert place.share("x", 1000, [300, 400]) == 0
     # the first is gone when the rest is made
-    assert place.share("x", 100, [300, 400], later=900) == 400
-    assert place.share("x", 100, [300, 400], later=901) == 300
+    assert place.share("x", 100, [300, 400], later=600) == 400
+    assert place.share("x", 100, [300, 400], later=601) == 300
     with pytest.raises(PredictionError, match=r"x needs about .* --max_ram allows"):
         place.share("x", 1001, [])
 
