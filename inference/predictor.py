@@ -185,10 +185,22 @@ class Predictor:
 
         Returns:
             (z, y, x) label map.
+
+        Raises:
+            PredictionError: the array has another number of axes or of channels, no voxels, or values
+                that are not finite; or the spacing is not three positive numbers.
         """
         image = np.asarray(array, np.float32)
         if image.ndim == 3:
             image = image[None]
+        if image.ndim != 4 or not image.size:
+            raise PredictionError(
+                f"an array of shape {image.shape} is no scan; give (z, y, x) or (channel, z, y, x)."
+            )
+        if len(spacing) != 3 or not all(0 < mm < np.inf for mm in spacing):
+            raise PredictionError(f"the spacing {spacing} is not three lengths in mm, (z, y, x).")
+        if not np.isfinite(image).all():
+            raise PredictionError("the array holds values that are not finite; put numbers there.")
         z, y, x = image.shape[1:]
         grid = Grid(
             size=(x, y, z),

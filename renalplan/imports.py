@@ -8,6 +8,7 @@ named on the command line; and what is found there must be a class of the kind a
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -30,11 +31,22 @@ def trust(module: str) -> None:
     """Allow classes of this module, and of modules inside it, because the user named it.
 
     The current folder becomes importable, so that a trainer can be a file of the user's own.
+
+    Raises:
+        UsageError: there is no such module.
     """
-    _trusted.add(module)
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
+    try:
+        there = importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        there = False
+    if not there:
+        raise UsageError(
+            f"there is no module {module!r}, neither installed nor in the current folder {here}."
+        )
+    _trusted.add(module)
 
 
 def trusted() -> list[str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from renalplan.dataset import DatasetDescription
-from renalplan.errors import ModelError
+from renalplan.errors import ModelError, UsageError
 from renalplan.files import Record, read_record, write_json
 from renalplan.imports import load_class
 from renalplan.labels import LabelScheme
@@ -163,12 +163,15 @@ class ModelFolder:
 
         Raises:
             ModelError: none is finished, or one asked for is not.
+            UsageError: one is asked for twice.
         """
         finished = self.finished_folds()
         if not finished:
             raise ModelError(f"{self.path} has no finished fold; train one with renalplan_train.")
         if wanted is None:
             return [fold for fold in finished if fold.isdigit()] or finished
+        if twice := sorted({fold for fold in wanted if wanted.count(fold) > 1}):
+            raise UsageError(f"fold {', '.join(twice)} is asked for twice; name each fold once.")
         if missing := [fold for fold in wanted if fold not in finished]:
             raise ModelError(
                 f"{self.path}: fold {', '.join(missing)} is not finished; "

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from importlib.metadata import version
 from pathlib import Path
 
 from renalplan.errors import RenalplanError, UsageError
@@ -92,6 +93,7 @@ def make_parser(name: str, text: str, example: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"renalplan {version('renalplan')}")
     if name not in ("phantom", "evaluate", "ensemble"):
         parser.add_argument(
             "--workspace",

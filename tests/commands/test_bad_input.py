@@ -204,7 +204,7 @@ PLANNING = [
 TRAINING = [
     Situation("trainer unknown", "train 1 0 UNnet", ("'UNnet'", "Did you mean UNet?", "my_tr")),
     Situation("trainer like none", "train 1 0 xyz", ("'xyz'", "Installed are", "UNet")),
-    Situation("module missing", "train 1 0 no_module:Thing", ("no_module", "cannot be imported")),
+    Situation("module missing", "train 1 0 no_module:Thing", ("there is no module 'no_module'",)),
     Situation("class missing", "train 1 0 json:Thing", ("json has no class Thing",)),
     Situation("class is no trainer", "train 1 0 json:JSONDecoder", ("derived from Trainer",)),
     Situation("fold out of range", "train 1 2", ("FOLD 2 is out of range", "folds 0 to 1", "all")),
@@ -278,6 +278,14 @@ PREDICTION = [
         lambda: (MODEL / "fold_0/finished.json").unlink(),
     ),
     Situation("unfinished fold", f"{PREDICT} -f 3", ("fold 3 is not finished", "finished are 0")),
+    Situation("fold twice", f"{PREDICT} -f 0 0", ("fold 0 is asked for twice",)),
+    Situation(
+        "model twice", f"{PREDICT} -m {MODEL} {MODEL}", ("is given twice", "--weights"),
+    ),
+    Situation(
+        "no such plugin", f"{PREDICT} --plugin nope",
+        ("there is no module 'nope', neither installed nor in the current folder",),
+    ),
     Situation(
         "weights damaged", PREDICT, (f"{WEIGHTS} is damaged",), lambda: truncate(WEIGHTS),
     ),

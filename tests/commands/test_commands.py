@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 import SimpleITK as sitk
 
 import renalplan
+from renalplan import cli
 
 COMMANDS = (
     "check",
@@ -397,3 +399,11 @@ print(sorted(heavy & set(sys.modules)))
         capture_output=True, text=True, check=True, cwd=tmp_path, env=os.environ,
     )  # fmt: skip
     assert ran.stdout.strip() == "[]"
+
+
+def test_every_command_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in COMMANDS:
+        with pytest.raises(SystemExit) as ended:
+            getattr(cli, name)(["--version"])
+        assert ended.value.code == 0
+        assert capsys.readouterr().out == f"renalplan {version('renalplan')}\n"

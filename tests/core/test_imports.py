@@ -64,6 +64,15 @@ def test_naming_a_class_on_the_command_line_trusts_its_module(stranger: Path) ->
     assert not stranger.exists()
 
 
+@pytest.mark.parametrize(
+    "module", ["no_such_module", "no_such.inner", "renalplan.nothing", ".", ""]
+)
+def test_a_module_that_is_not_there_is_not_trusted(module: str) -> None:
+    with pytest.raises(UsageError, match=r"there is no module .* nor in the current folder"):
+        trust(module)
+    assert not imports.trusted()
+
+
 @pytest.mark.parametrize("path", ["Mine", "module:", ":Mine", ""])
 def test_a_path_needs_a_module_and_a_class(path: str) -> None:
     with pytest.raises(ModelError, match=r"is not of the form package.module:Class"):

@@ -172,6 +172,24 @@ def test_an_array_in_memory_is_segmented(make_model: Make) -> None:
         predictor.predict(np.stack([array, array]), (2.0, 1.0, 1.0))
 
 
+@pytest.mark.parametrize(
+    ("array", "spacing", "says"),
+    [
+        (np.zeros((12, 14)), (2.0, 1.0, 1.0), r"shape \(12, 14\) is no scan"),
+        (np.zeros((0, 12, 14)), (2.0, 1.0, 1.0), r"shape \(1, 0, 12, 14\) is no scan"),
+        (np.full((10, 12, 14), np.nan), (2.0, 1.0, 1.0), "not finite"),
+        (np.zeros((10, 12, 14)), (2.0, 1.0), "not three lengths"),
+        (np.zeros((10, 12, 14)), (2.0, 1.0, 0.0), "not three lengths"),
+        (np.zeros((10, 12, 14)), (2.0, 1.0, float("inf")), "not three lengths"),
+    ],
+)
+def test_what_is_no_scan_is_refused(
+    make_model: Make, array: np.ndarray, spacing: tuple[float, float, float], says: str
+) -> None:
+    with pytest.raises(PredictionError, match=says):
+        Predictor.from_model(make_model(), None, CPU).predict(array, spacing)
+
+
 def test_an_array_of_another_spacing_keeps_its_shape(make_model: Make) -> None:
     array = np.full((20, 24, 28), -1.0)
     array[4:12, 6:14, 8:24] = 1
