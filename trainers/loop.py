@@ -39,6 +39,7 @@ def make_fabric(hardware: Hardware) -> Fabric:
     _, _, number = hardware.device.partition(":")
     devices: Any = [int(number)] if number else 1
     precision = PRECISIONS[choose_precision(hardware)]
+    torch.backends.cudnn.benchmark = True  # all patches have one size: the fastest kernels for it
     return Fabric(accelerator=_accelerator(hardware), devices=devices, precision=precision)
 
 
