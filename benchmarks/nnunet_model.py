@@ -79,12 +79,10 @@ def nnunet_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _plans(
-    model: ModelFolder, spacing: tuple, patch: tuple[int, ...], network: dict[str, Any]
-) -> dict[str, Any]:
+def nnunet_architecture(network: dict[str, Any]) -> dict[str, Any]:
+    """Our plain U-Net's arguments -> what a plans file of nnU-Net's says of its network."""
     count = len(network["features"])
-    intensities = model.plan.channels[0].intensities
-    architecture = {
+    return {
         "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
         "arch_kwargs": {
             "n_stages": count,
@@ -104,6 +102,12 @@ def _plans(
         },
         "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
     }
+
+
+def _plans(
+    model: ModelFolder, spacing: tuple, patch: tuple[int, ...], network: dict[str, Any]
+) -> dict[str, Any]:
+    intensities = model.plan.channels[0].intensities
     configuration = {
         "data_identifier": "nnUNetPlans_3d_fullres",
         "preprocessor_name": "DefaultPreprocessor",
@@ -119,7 +123,7 @@ def _plans(
         "resampling_fn_data_kwargs": _resampling(is_seg=False, order=3),
         "resampling_fn_seg_kwargs": _resampling(is_seg=True, order=1),
         "resampling_fn_probabilities_kwargs": _resampling(is_seg=False, order=1),
-        "architecture": architecture,
+        "architecture": nnunet_architecture(network),
         "batch_dice": False,
     }
     return {

@@ -117,6 +117,17 @@ class ItemArrays:
         """Image (channel, *size) and labels (1, *size) from `start`; zeros beyond the border."""
         return self.image_patch(start, size), self._cut("labels", start, size)
 
+    def stored_patch(
+        self, start: tuple[int, ...], size: tuple[int, ...]
+    ) -> tuple[NDArray[np.float16], NDArray]:
+        """As `patch`, the image in the type it is stored in."""
+        return self._chosen(self._cut("image", start, size)), self._cut("labels", start, size)
+
+    @property
+    def channel_count(self) -> int:
+        """How many channels of the image are read."""
+        return len(self.channels) if self.channels is not None else int(self.image.shape[0])
+
     def image_patch(self, start: tuple[int, ...], size: tuple[int, ...]) -> NDArray[np.float32]:
         """Image (channel, *size) from `start`; zeros beyond the border."""
         return self._chosen(self._cut("image", start, size)).astype(np.float32)

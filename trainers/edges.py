@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from renalplan.kidney_tumor import KIDNEY, is_lesion
 from renalplan.labels import LabelScheme
+from renalplan.trainers.deferral import DivisibleSource, is_divisible
 from renalplan.trainers.sampling import BatchSource
 
 Method = Literal["erosion", "canny"]
@@ -153,7 +154,24 @@ class EdgeSource:
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """The source's batch, plus `edges` (B, edges, Z, Y, X) uint8."""
-        batch = self.source.batch(step)
+        return self._with_edges(self.source.batch(step))
+
+    @property
+    def divisible(self) -> bool:
+        """Whether a GPU may finish a batch: it cannot run `canny`."""
+        return self.method == "erosion" and is_divisible(self.source)
+
+    def begun(self, step: int) -> dict[str, Any]:
+        """See `DivisibleSource.begun`."""
+        assert isinstance(self.source, DivisibleSource)
+        return self.source.begun(step)
+
+    def finished(self, begun: dict[str, Any]) -> dict[str, Tensor]:
+        """See `DivisibleSource.finished`."""
+        assert isinstance(self.source, DivisibleSource)
+        return self._with_edges(self.source.finished(begun))
+
+    def _with_edges(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         edges = edge_targets(
             batch["labels"],
             self.outlines,

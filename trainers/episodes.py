@@ -9,7 +9,9 @@ from numpy.random import Generator
 
 from renalplan.errors import TrainingError
 from renalplan.store import ItemArrays
-from renalplan.trainers.sampling import PatchSource, Sample, draw_item, seeded
+from renalplan.trainers.randomness import seeded
+from renalplan.trainers.sampling import PatchSource, draw_item
+from renalplan.trainers.transform import Sample
 
 SUPPORTS, QUERIES = 0, 1  # part of the seed, so that neither draws what the other does
 
@@ -54,7 +56,7 @@ class SupportSource:
         ]
         return {
             "support_image": torch.stack([sample["image"] for sample in samples]),
-            "support_labels": torch.stack([sample["segmentation"] for sample in samples]),
+            "support_labels": torch.stack([sample["labels"] for sample in samples]),
         }
 
     def _sample(self, name: str, step: int, place: int, taken: set[str]) -> Sample:
@@ -62,7 +64,8 @@ class SupportSource:
             item = _another(self._holding(name), taken, generator)
             places = item.places[name]
             voxel = places[generator.integers(len(places))]
-            return self.patches.sample(item, self.patches.corner(item, voxel, generator))
+            corner = self.patches.corner(item, voxel, generator)
+            return self.patches.sample(item, corner, generator)
 
     def _holding(self, name: str) -> tuple[ItemArrays, ...]:
         return tuple(item for item in self.patches.items if item.item.structures.get(name))
@@ -91,7 +94,7 @@ class EpisodeSource:
         episode = self.supports.draw(step, taken)
         samples = [self._query(step, place, taken) for place in range(self.queries.batch_size)]
         episode["image"] = torch.stack([sample["image"] for sample in samples])
-        episode["labels"] = torch.stack([sample["segmentation"] for sample in samples])
+        episode["labels"] = torch.stack([sample["labels"] for sample in samples])
         return episode
 
     def _query(self, step: int, place: int, taken: set[str]) -> Sample:
@@ -100,7 +103,7 @@ class EpisodeSource:
             item = _another(source.items, taken, generator)
             forced = bool(generator.random() < source.foreground_share)
             voxel = source.voxel(item, generator, forced)
-            return source.sample(item, source.corner(item, voxel, generator))
+            return source.sample(item, source.corner(item, voxel, generator), generator)
 
 
 def _another(items: tuple[ItemArrays, ...], taken: set[str], generator: Generator) -> ItemArrays:

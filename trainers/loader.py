@@ -13,6 +13,7 @@ from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAu
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 
 from renalplan.errors import WorkerError
+from renalplan.trainers.deferral import halves, to_device
 from renalplan.trainers.sampling import BatchSource
 
 
@@ -52,10 +53,23 @@ def _end_with(parent: int) -> None:
 
 
 class Batches:
-    """Iterator over the batches of a source from one step on; close it when done."""
+    """Iterator over the batches of a source from one step on; close it when done.
 
-    def __init__(self, source: BatchSource, first: int, *, workers: int, pin: bool = False) -> None:
-        loader = StepLoader(source, first, workers)
+    On a GPU, batches are finished there if their source allows it, see `deferral`.
+    """
+
+    def __init__(
+        self,
+        source: BatchSource,
+        first: int,
+        *,
+        workers: int,
+        device: torch.device = torch.device("cpu"),  # noqa: B008
+    ) -> None:
+        begun, self._finish = halves(source, device)
+        self._device = device
+        pin = device.type == "cuda"
+        loader = StepLoader(begun, first, workers)
         self.augmenter: Any = (
             MultiThreadedAugmenter(loader, None, workers, num_cached_per_queue=2, pin_memory=pin)
             if workers > 0
@@ -64,7 +78,7 @@ class Batches:
 
     def __next__(self) -> dict[str, torch.Tensor]:
         try:
-            return next(self.augmenter)
+            batch = next(self.augmenter)
         except RuntimeError as problem:
             if "no longer alive" not in str(problem):
                 raise
@@ -72,6 +86,7 @@ class Batches:
                 "a data worker died (its own message is above; without one, memory ran out); "
                 "train again with --workers 0 or fewer: it continues from the last checkpoint."
             ) from None
+        return self._finish(to_device(batch, self._device))
 
     def close(self) -> None:
         """Stop the workers."""

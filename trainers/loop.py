@@ -39,6 +39,7 @@ def make_fabric(hardware: Hardware) -> Fabric:
     _, _, number = hardware.device.partition(":")
     devices: Any = [int(number)] if number else 1
     precision = PRECISIONS[choose_precision(hardware)]
+    torch.backends.cudnn.benchmark = True  # all patches have one size: the fastest kernels for it
     return Fabric(accelerator=_accelerator(hardware), devices=devices, precision=precision)
 
 
@@ -109,7 +110,7 @@ def fit(phase: TrainedNetwork, task: TrainingTask) -> None:
         source,
         first * phase.iterations,
         workers=task.hardware.workers,
-        pin=fabric.device.type == "cuda",
+        device=fabric.device,
     )
     try:
         with _progress_bar(phase, task, first) as show:
@@ -155,7 +156,7 @@ def _train_epoch(
         for group, base in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = base * rate
         torch.manual_seed(step_seed(phase, step))  # dropout
-        batch = _to_device(next(batches), fabric.device)
+        batch = next(batches)
         optimizer.zero_grad(set_to_none=True)
         loss = phase.loss(network, batch, step)
         fabric.backward(loss)
@@ -214,10 +215,6 @@ def step_seed(phase: TrainedNetwork, step: int) -> int:
     for character in phase.name:
         total = (total * 1_000_003 + ord(character)) % 2**62
     return total
-
-
-def _to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
 
 class _ProgressBar:

@@ -6,9 +6,7 @@ whatever the number of workers.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -19,12 +17,11 @@ from numpy.typing import NDArray
 
 from renalplan.geometry import Shape
 from renalplan.store import ANNOTATED, ItemArrays
+from renalplan.trainers.randomness import seeded
+from renalplan.trainers.transform import Sample, Transform
+from renalplan.trainers.variation import Variation
 
-Sample = dict[str, Any]
-Transform = Callable[..., Sample]
 Reader = Callable[[ItemArrays, tuple[int, ...], tuple[int, ...]], NDArray]
-# batchgeneratorsv2's names -> ours; its real-valued target carries the weights, which are no labels
-BATCH_NAMES = {"image": "image", "segmentation": "labels", "regression_target": "weights"}
 
 
 class BatchSource(Protocol):
@@ -32,26 +29,6 @@ class BatchSource(Protocol):
 
     def batch(self, step: int) -> dict[str, torch.Tensor]:
         """Tensors of one training step, always the same for the same step."""
-
-
-@contextmanager
-def seeded(*key: int) -> Iterator[Generator]:
-    """A generator for `key`, with the global ones seeded from it too and restored afterwards.
-
-    Augmentation libraries draw from the global generators of numpy, torch and random; inside this
-    block they draw what `key` says, and outside nobody notices.
-    """
-    generator = np.random.default_rng(list(key))
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices=[]):
-        np.random.seed(int(generator.integers(2**32)))
-        random.seed(int(generator.integers(2**32)))
-        torch.manual_seed(int(generator.integers(2**62)))
-        try:
-            yield generator
-        finally:
-            np.random.set_state(numpy_state)
-            random.setstate(python_state)
 
 
 SourceType = TypeVar("SourceType", bound="PatchSource")
@@ -64,14 +41,15 @@ class PatchSource:
     Attributes:
         items: Stored arrays to draw from; every case is equally likely, then every item of it.
         patch: Size after augmentation.
-        margin: Voxels read beyond the patch on each side, for the transform to rotate in.
+        margin: Most voxels read beyond the patch on each side, for the transform to turn in; without
+            a transform they are read and kept.
         batch_size: Samples a batch.
         foreground_share: Share of a batch that must hold foreground: the last
             `batch_size - round(batch_size * (1 - share))` samples [Isensee2021]; with single
             samples, that share of the steps.
-        transform: Augments one sample {image, segmentation}; must crop to `patch`.
+        transform: Varies one sample and cuts it to `patch`.
         seed: With the step it decides everything.
-        extra: Reads further segmentation channels for (item, start, size), e.g. a cascade's
+        extra: Reads further label channels for (item, start, size), e.g. a cascade's
             previous stage.
         weights: Reads what each voxel weighs for (item, start, size); 0 beyond the image.
     """
@@ -91,9 +69,23 @@ class PatchSource:
 
         With `weights`, also what each voxel weighs: (B, 1, *patch) float32.
         """
-        samples = [self._sample(step, place) for place in range(self.batch_size)]
-        parts = {key: name for key, name in BATCH_NAMES.items() if key in samples[0]}
-        return {name: torch.stack([s[key] for s in samples]) for key, name in parts.items()}
+        return self.finished(self.begun(step))
+
+    @property
+    def divisible(self) -> bool:
+        """Whether another device may finish what a worker has begun."""
+        return self.transform is not None and self.transform.on_device
+
+    def begun(self, step: int) -> dict[str, Any]:
+        """What a worker does of `batch`: read patches with margins, and say how to vary them."""
+        pairs = [self._begin(step, place) for place in range(self.batch_size)]
+        return {"samples": [sample for sample, _ in pairs], "drawn": [drawn for _, drawn in pairs]}
+
+    def finished(self, begun: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """The rest of `batch`, on whatever device the patches are."""
+        pairs = zip(begun["samples"], begun["drawn"], strict=True)
+        samples = [self._vary(sample, drawn) for sample, drawn in pairs]
+        return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
 
     def become(self, kind: type[SourceType], **more: Any) -> SourceType:
         """A source of another kind that draws from the same items in the same way, and knows more."""
@@ -101,27 +93,43 @@ class PatchSource:
             **{name: getattr(self, name) for name in PatchSource.__dataclass_fields__}, **more
         )
 
-    def _sample(self, step: int, place: int) -> Sample:
-        wanted = self.wanted(step, place)
+    def _begin(self, step: int, place: int) -> tuple[Sample, Variation | None]:
         with seeded(self.seed, step, place) as generator:
-            return self.sample(*self.draw(generator, wanted))
+            return self.plan(*self.draw(generator, self.wanted(step, place)), generator)
 
-    def sample(self, item: ItemArrays, corner: tuple[int, ...]) -> Sample:
-        """The augmented patch there; call it in a `seeded` block."""
-        image, labels = self.read(item, corner)
-        sample: Sample = {
+    def sample(self, item: ItemArrays, corner: tuple[int, ...], generator: Generator) -> Sample:
+        """The varied patch there."""
+        return self._vary(*self.plan(item, corner, generator))
+
+    def plan(
+        self, item: ItemArrays, corner: tuple[int, ...], generator: Generator
+    ) -> tuple[Sample, Variation | None]:
+        """The patch there with as much around it as its variation needs, and that variation."""
+        margin, drawn = self.margin, None
+        if self.transform is not None:
+            drawn = self.transform.draw(generator, item.channel_count)
+            margin = within(self.transform.reach(drawn), self.margin)
+        image, labels = self.read(item, corner, margin)
+        sample = {
             "image": torch.from_numpy(image),
-            "segmentation": torch.from_numpy(labels.astype(np.int16)),
+            "labels": torch.from_numpy(labels.astype(np.int16)),
         }
         if self.weights is not None:
-            values = self.weights(item, *with_margin(corner, self.patch, self.margin))
-            sample["regression_target"] = torch.from_numpy(values.astype(np.float32))
-        return self.transform(**sample) if self.transform else sample
+            values = self.weights(item, *with_margin(corner, self.patch, margin))
+            sample["weights"] = torch.from_numpy(values.astype(np.float32))
+        return sample, drawn
 
-    def read(self, item: ItemArrays, corner: tuple[int, ...]) -> tuple[NDArray, NDArray]:
-        """Image (C, …) float32 and labels (channels, …) of the patch there, with its margin."""
-        start, size = with_margin(corner, self.patch, self.margin)
-        image, labels = item.patch(start, size)
+    def _vary(self, sample: Sample, drawn: Variation | None) -> Sample:
+        if self.transform is None or drawn is None:
+            return sample | {"image": sample["image"].float()}
+        return self.transform(sample, drawn)
+
+    def read(
+        self, item: ItemArrays, corner: tuple[int, ...], margin: Shape
+    ) -> tuple[NDArray, NDArray]:
+        """Image (C, …), of the type it is stored in, and labels (channels, …), with a margin."""
+        start, size = with_margin(corner, self.patch, margin)
+        image, labels = item.stored_patch(start, size)
         if self.extra is not None:
             labels = np.concatenate([labels, self.extra(item, start, size)])
         return image, labels
@@ -176,6 +184,12 @@ def with_margin(
     """Start and size of what is read for a patch at this corner, its margin on each side included."""
     start = tuple(c - m for c, m in zip(corner, margin, strict=True))
     return start, tuple(p + 2 * m for p, m in zip(patch, margin, strict=True))
+
+
+def within(wanted: Shape, most: Shape) -> Shape:
+    """What is wanted along each axis, but no more than that."""
+    z, y, x = (min(a, b) for a, b in zip(wanted, most, strict=True))
+    return z, y, x
 
 
 def corner_around(

@@ -7,7 +7,6 @@ scan that has no labels.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,11 @@ from renalplan.regions import region_boxes
 from renalplan.store import ItemArrays
 from renalplan.trainers.item_predictor import ItemPredictor
 from renalplan.trainers.phase import ComputePhase
-from renalplan.trainers.sampling import draw_item, random_corner, seeded, with_margin
+from renalplan.trainers.randomness import seeded
+from renalplan.trainers.sampling import draw_item, random_corner, with_margin, within
 from renalplan.trainers.task import TrainingTask
+from renalplan.trainers.transform import Sample, Transform
+from renalplan.trainers.variation import Variation
 
 REGIONS = "regions.json"
 REGIONS_PHASE = "unlabelled_regions"
@@ -43,9 +45,9 @@ class ImageSource:
         items: Stored arrays; every case is equally likely, then every item of it.
         regions: Item name -> where patches may lie; an item that is not named is used whole.
         patch: Size after augmentation.
-        margin: Voxels read beyond the patch on each side.
+        margin: Most voxels read beyond the patch on each side.
         batch_size: Samples a batch.
-        transform: Augments one sample {image}; must crop to `patch`.
+        transform: Varies one sample {image} and cuts it to `patch`.
         seed: With the step it decides everything.
     """
 
@@ -54,25 +56,39 @@ class ImageSource:
     patch: Shape
     margin: Shape
     batch_size: int
-    transform: Callable[..., dict[str, Any]]
+    transform: Transform
     seed: int
 
     def batch(self, step: int) -> dict[str, torch.Tensor]:
         """Images (B, C, *patch) float32 of one step."""
-        return {"image": torch.stack([self._image(step, n) for n in range(self.batch_size)])}
+        return self.finished(self.begun(step))
 
-    def _image(self, step: int, place: int) -> torch.Tensor:
+    @property
+    def divisible(self) -> bool:
+        """See `PatchSource.divisible`."""
+        return self.transform.on_device
+
+    def begun(self, step: int) -> dict[str, Any]:
+        """See `PatchSource.begun`."""
+        pairs = [self._begin(step, place) for place in range(self.batch_size)]
+        return {"samples": [sample for sample, _ in pairs], "drawn": [drawn for _, drawn in pairs]}
+
+    def finished(self, begun: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """See `PatchSource.finished`."""
+        pairs = zip(begun["samples"], begun["drawn"], strict=True)
+        return {"image": torch.stack([self.transform(*pair)["image"] for pair in pairs])}
+
+    def _begin(self, step: int, place: int) -> tuple[Sample, Variation]:
         with seeded(self.seed, step, place) as generator:
             item = draw_item(self.items, generator)
             boxes = self.regions.get(item.item.name) or (whole_box(item.item.shape),)
             box = boxes[generator.integers(len(boxes))]
-            within = random_corner(box_shape(box), self.patch, generator)
-            corner = tuple(a + c for (a, _), c in zip(box, within, strict=True))
-            start, size = with_margin(corner, self.patch, self.margin)
-            image: torch.Tensor = self.transform(
-                image=torch.from_numpy(item.image_patch(start, size))
-            )["image"]
-            return image
+            corner = random_corner(box_shape(box), self.patch, generator)
+            drawn = self.transform.draw(generator, item.channel_count)
+        corner = tuple(a + c for (a, _), c in zip(box, corner, strict=True))
+        margin = within(self.transform.reach(drawn), self.margin)
+        image = item.image_patch(*with_margin(corner, self.patch, margin))
+        return {"image": torch.from_numpy(image)}, drawn
 
 
 def regions_phase(stage: StagePlan, network: NetworkSpec) -> ComputePhase:

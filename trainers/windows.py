@@ -74,10 +74,10 @@ class WindowSource(PatchSource, ABC):
     def place(self, item: ItemArrays, wanted: int, generator: Generator) -> Corner:
         """The corner of a window in an item, along (z, y, x)."""
 
-    def read(self, item: ItemArrays, corner: Corner) -> tuple[NDArray, NDArray]:
+    def read(self, item: ItemArrays, corner: Corner, margin: Shape) -> tuple[NDArray, NDArray]:
         """See `PatchSource.read`; along the network's axes, labels as 0, 1 and 2."""
-        start, size = with_margin(corner, self.in_item(self.patch), self.in_item(self.margin))
-        image, labels = item.patch(start, size)
+        start, size = with_margin(corner, self.in_item(self.patch), self.in_item(margin))
+        image, labels = item.stored_patch(start, size)
         order = (0, *(1 + axis for axis in self.axes))
         found = np.ascontiguousarray(labels.transpose(order))
         channels = [self.learned(found)]
@@ -129,7 +129,7 @@ class SliceSource(WindowSource):
             low, high = pick(self.kidneys(item), generator).box[0]
         return int(generator.integers(low, high)), 0, 0
 
-    def read(self, item: ItemArrays, corner: Corner) -> tuple[NDArray, NDArray]:
+    def read(self, item: ItemArrays, corner: Corner, margin: Shape) -> tuple[NDArray, NDArray]:
         """See `WindowSource.read`; the margin around a slice is empty, as there is nothing more."""
         _, height, width = item.item.shape
         image, labels = item.patch(corner, (1, height, width))
@@ -140,8 +140,8 @@ class SliceSource(WindowSource):
         whole = shrunk.numpy().swapaxes(0, 1)  # (C + 2, 1, pixels, pixels)
         target = (whole[-2:-1] >= 0.5).astype(np.uint8)
         target[whole[-1:] >= 0.5] = IGNORED
-        margin = [(0, 0), *((m, m) for m in self.margin)]
-        return np.pad(whole[:-2], margin), np.pad(target, margin)
+        around = [(0, 0), *((m, m) for m in margin)]
+        return np.pad(whole[:-2], around), np.pad(target, around)
 
 
 @dataclass(frozen=True)

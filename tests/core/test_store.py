@@ -192,6 +192,22 @@ def test_an_array_with_damaged_chunks_gives_no_patch(stored: ItemArrays) -> None
         stored.patch((0, 0, 0), SHAPE)
 
 
+def test_a_patch_reads_no_chunk_that_it_does_not_touch(tmp_path: Path) -> None:
+    path = tmp_path / "three.b2nd"  # three chunks of 64 voxels, one after the other
+    array = np.random.default_rng(0).normal(size=(1, 16, 16, 192)).astype(np.float16)
+    write_array(path, array)
+    content = bytearray(path.read_bytes())
+    third = slice(len(content) * 3 // 4, len(content) * 9 // 10)
+    content[third] = bytes(len(content[third]))
+    path.write_bytes(bytes(content))
+    np.testing.assert_array_equal(open_array(path)[..., :128], array[..., :128])
+    try:
+        damaged = open_array(path)[..., 128:]
+    except RuntimeError:
+        return
+    assert not np.array_equal(damaged, array[..., 128:])
+
+
 def test_a_plain_chunk_of_bytes_is_no_array(tmp_path: Path) -> None:
     path = tmp_path / "case.0.image.b2nd"
     blosc2.SChunk(data=bytes(1000), urlpath=str(path), mode="w")

@@ -9,15 +9,9 @@ import pytest
 import torch
 
 from renalplan.labels import LabelScheme
-from renalplan.trainers.augmentation import (
-    Augmentation,
-    AugmentationSettings,
-    MirrorWithPairs,
-    PreviousAsChannels,
-    build_augmentation,
-    swap_pairs,
-)
-from renalplan.trainers.sampling import seeded
+from renalplan.trainers.augmentation import Augmentation, AugmentationSettings, build_augmentation
+from renalplan.trainers.corruption import PreviousAsChannels
+from renalplan.trainers.transform import Mirror, swap_pairs
 
 SIDES = LabelScheme(
     names=("background", "left", "right", "tumour"),
@@ -32,7 +26,7 @@ def _sample(patch: tuple[int, ...], margin: tuple[int, ...], channels: int = 1) 
     rng = np.random.default_rng(0)
     return {
         "image": torch.from_numpy(rng.normal(size=(1, *size)).astype(np.float32)),
-        "segmentation": torch.from_numpy(rng.integers(0, 4, (channels, *size)).astype(np.int16)),
+        "labels": torch.from_numpy(rng.integers(0, 4, (channels, *size)).astype(np.int16)),
     }
 
 
@@ -41,16 +35,22 @@ def _build(patch: tuple[int, int, int], **values: Any) -> Augmentation:
     return build_augmentation(patch, SIDES, settings, left_right_axis=2)
 
 
+def _vary(augmentation: Augmentation, sample: dict[str, Any], seed: int = 0) -> dict[str, Any]:
+    transform = augmentation.transform
+    drawn = transform.draw(np.random.default_rng(seed), sample["image"].shape[0])
+    return transform(sample, drawn)
+
+
 @pytest.mark.parametrize("left_right_axis", [0, 1, 2])
 @pytest.mark.parametrize("axes", [[], [0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]])
 def test_sides_change_places_exactly_when_left_and_right_are_mirrored(
     axes: list[int], left_right_axis: int
 ) -> None:
-    mirror = MirrorWithPairs((0, 1, 2), left_right_axis, SIDES.mirror_pairs)
+    mirror = Mirror((0, 1, 2), left_right_axis, SIDES.mirror_pairs)
     sample = _sample((2, 3, 4), (0, 0, 0))
-    image = mirror._apply_to_image(sample["image"], axes=axes)
-    labels = mirror._apply_to_segmentation(sample["segmentation"], axes=axes)
-    expected = sample["segmentation"].numpy()
+    image = mirror.values(sample["image"], tuple(axes))
+    labels = mirror.labels(sample["labels"], tuple(axes))
+    expected = sample["labels"].numpy()
     if left_right_axis in axes:
         expected = np.array([0, 2, 1, 3])[expected]
     flip = tuple(1 + axis for axis in axes)
@@ -59,9 +59,8 @@ def test_sides_change_places_exactly_when_left_and_right_are_mirrored(
 
 
 def test_each_axis_is_mirrored_about_half_the_time_and_others_never() -> None:
-    mirror = MirrorWithPairs((1, 2), 2, ())
-    with seeded(0):
-        drawn = [mirror.get_parameters()["axes"] for _ in range(400)]
+    mirror, generator = Mirror((1, 2), 2, ()), np.random.default_rng(0)
+    drawn = [mirror.draw(generator) for _ in range(400)]
     for axis, (low, high) in {0: (0, 0), 1: (160, 240), 2: (160, 240)}.items():
         assert low <= sum(axis in axes for axes in drawn) <= high
 
@@ -80,13 +79,12 @@ def test_swapping_pairs_twice_changes_nothing_and_leaves_the_original_alone() ->
 def test_every_draw_has_the_size_of_the_patch_and_known_labels(patch: tuple[int, int, int]) -> None:
     augmentation = _build(patch, rotation_probability=1, scaling_probability=1)
     for number in range(6):
-        with seeded(number):
-            result = augmentation.transform(**_sample(patch, augmentation.margin))
+        result = _vary(augmentation, _sample(patch, augmentation.margin), number)
         assert result["image"].shape == (1, *patch)
         assert result["image"].dtype == torch.float32
         assert result["image"].isfinite().all()
-        assert result["segmentation"].shape == (1, *patch)
-        assert set(result["segmentation"].unique().tolist()) <= {0, 1, 2, 3}
+        assert result["labels"].shape == (1, *patch)
+        assert set(result["labels"].unique().tolist()) <= {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("patch", [(4, 16, 16), (1, 16, 16)])
@@ -98,8 +96,7 @@ def test_flat_patches_never_mix_their_slices(patch: tuple[int, int, int]) -> Non
     sample = _sample(patch, augmentation.margin)
     for z in range(patch[0]):
         sample["image"][0, z] = z + 1
-    with seeded(3):
-        image = augmentation.transform(**sample)["image"][0]
+    image = _vary(augmentation, sample, 3)["image"][0]
     for z in range(patch[0]):
         inside = image[z][image[z] > 0.99 * (z + 1)]  # zeros come in from beyond the border
         assert len(inside) > 0.5 * image[z].numel()
@@ -110,16 +107,15 @@ def test_disabled_augmentation_changes_nothing_and_needs_no_margin() -> None:
     plain = build_augmentation((4, 5, 6), SIDES, PLAIN, left_right_axis=2)
     assert plain.margin == (0, 0, 0)
     sample = _sample((4, 5, 6), (0, 0, 0))
-    result = plain.transform(**{k: v.clone() for k, v in sample.items()})
+    result = _vary(plain, sample)
     assert torch.equal(result["image"], sample["image"])
-    assert torch.equal(result["segmentation"], sample["segmentation"])
+    assert torch.equal(result["labels"], sample["labels"])
 
 
 def test_mirroring_alone_is_a_mirror_image() -> None:
     augmentation = _build((4, 4, 4), rotation_probability=0, scaling_probability=0, intensity=False)
     sample = _sample((4, 4, 4), augmentation.margin)
-    with seeded(1):
-        result = augmentation.transform(**{k: v.clone() for k, v in sample.items()})
+    result = _vary(augmentation, sample, 1)
     assert augmentation.margin == (0, 0, 0)  # nothing turns or grows
     assert sorted(result["image"].flatten().tolist()) == sorted(sample["image"].flatten().tolist())
     assert any(
@@ -130,20 +126,20 @@ def test_mirroring_alone_is_a_mirror_image() -> None:
 
 def test_the_previous_labels_become_one_channel_a_structure() -> None:
     sample = _sample((2, 3, 4), (0, 0, 0), channels=2)
-    previous = sample["segmentation"][1].clone()
-    target = sample["segmentation"][:1].clone()
-    result = PreviousAsChannels(SIDES).apply(sample)
-    assert result["image"].shape == (4, 2, 3, 4)
+    previous = sample["labels"][1].clone()
+    target = sample["labels"][:1].clone()
+    image, labels = PreviousAsChannels(SIDES, corrupt=False)(sample["image"], sample["labels"])
+    assert image.shape == (4, 2, 3, 4)
     for channel, value in ((1, 1), (2, 2), (3, 3)):
-        assert torch.equal(result["image"][channel], (previous == value).float())
-    assert torch.equal(result["segmentation"], target)
+        assert torch.equal(image[channel], (previous == value).float())
+    assert torch.equal(labels, target)
 
 
 def test_a_region_that_holds_two_labels_is_one_channel() -> None:
     regions = LabelScheme(names=("organ", "tumour"), values=((1, 2), (2,)), region_values=(1, 2))
     sample = _sample((2, 3, 4), (0, 0, 0), channels=2)
-    previous = sample["segmentation"][1].clone()
-    image = PreviousAsChannels(regions).apply(sample)["image"]
+    previous = sample["labels"][1].clone()
+    image, _ = PreviousAsChannels(regions, corrupt=False)(sample["image"], sample["labels"])
     assert torch.equal(image[1], torch.isin(previous, torch.tensor([1, 2])).float())
     assert torch.equal(image[2], (previous == 2).float())
 
@@ -154,12 +150,11 @@ def test_a_cascade_sees_image_and_one_hot_channels(enabled: bool) -> None:
         (8, 8, 8), SIDES, AugmentationSettings(enabled=enabled), left_right_axis=2, cascade=True
     )
     for number in range(8):
-        with seeded(number):
-            result = augmentation.transform(**_sample((8, 8, 8), augmentation.margin, channels=2))
+        result = _vary(augmentation, _sample((8, 8, 8), augmentation.margin, channels=2), number)
         assert result["image"].shape == (4, 8, 8, 8)
         assert result["image"].dtype == torch.float32
         assert set(result["image"][1:].unique().tolist()) <= {0.0, 1.0}
-        assert result["segmentation"].shape == (1, 8, 8, 8)
+        assert result["labels"].shape == (1, 8, 8, 8)
 
 
 def test_the_cube_of_128_reads_as_far_as_nnunet_does() -> None:
@@ -185,13 +180,12 @@ def test_nothing_that_moves_voxels_means_no_margin(patch: tuple[int, int, int]) 
     )
     assert still.margin == (0, 0, 0)
     sample = _sample(patch, still.margin)
-    result = still.transform(**{k: v.clone() for k, v in sample.items()})
+    result = _vary(still, sample)
     assert torch.equal(result["image"], sample["image"])
-    assert torch.equal(result["segmentation"], sample["segmentation"])
+    assert torch.equal(result["labels"], sample["labels"])
     brighter = _build(patch, rotation_probability=0, scaling_probability=0)
     assert brighter.margin == (0, 0, 0)
-    with seeded(0):
-        assert brighter.transform(**sample)["image"].shape == (1, *patch)
+    assert _vary(brighter, sample)["image"].shape == (1, *patch)
 
 
 @pytest.mark.parametrize("moves", [{"rotation_probability": 0.1}, {"scaling_probability": 0.1}])
@@ -213,8 +207,7 @@ def test_ten_degrees_without_scaling_neither_grow_nor_shrink() -> None:
     bar = torch.from_numpy(((abs(z) <= 1.5) & (abs(y) <= 1.5)).astype(np.float32))[None]
     turned = []
     for number in range(8):
-        with seeded(number):
-            found = augmentation.transform(image=torch.cat([ball, bar]))["image"]
+        found = _vary(augmentation, {"image": torch.cat([ball, bar])}, number)["image"]
         assert float(found[0].sum()) == pytest.approx(float(ball.sum()), rel=0.02)
         # at 10 degrees the bar's end, 11.5 voxels from the centre, moves by 2.0 about each axis
         end = found[1, :, :, 0]
@@ -232,10 +225,8 @@ def test_images_are_varied_without_labels_too(patch: tuple[int, int, int]) -> No
     augmentation = _build(patch, rotation_probability=1, scaling_probability=1)
     sample = _sample(patch, augmentation.margin)
     for number in range(4):
-        with seeded(number):
-            both = augmentation.transform(**{k: v.clone() for k, v in sample.items()})["image"]
-        with seeded(number):
-            alone = augmentation.transform(image=sample["image"].clone())
+        both = _vary(augmentation, sample, number)["image"]
+        alone = _vary(augmentation, {"image": sample["image"]}, number)
         assert list(alone) == ["image"]
         assert torch.equal(alone["image"], both)
 
@@ -248,8 +239,8 @@ def test_a_long_2d_patch_is_turned_a_little_and_others_all_round(
     patch: tuple[int, int, int], degrees: float
 ) -> None:
     built = _build(patch, rotation_probability=1.0, scaling_probability=0.0)
-    spatial = next(t for t in built.transform.transforms if hasattr(t, "rotation"))
-    assert spatial.rotation == pytest.approx((-np.deg2rad(degrees), np.deg2rad(degrees)))
+    assert built.transform.turning is not None
+    assert built.transform.turning.degrees == degrees
     # nnU-Net's initial patch: the rotated extent over 0.85
     angle = np.deg2rad(min(90.0, degrees))
     _, a, b = patch
@@ -260,8 +251,8 @@ def test_a_long_2d_patch_is_turned_a_little_and_others_all_round(
 
 def test_a_long_2d_patch_never_turns_more_than_it_is_told() -> None:
     built = _build((1, 64, 256), rotation_probability=1.0, rotation_degrees=5.0)
-    spatial = next(t for t in built.transform.transforms if hasattr(t, "rotation"))
-    assert spatial.rotation == pytest.approx((-np.deg2rad(5), np.deg2rad(5)))
+    assert built.transform.turning is not None
+    assert built.transform.turning.degrees == 5
 
 
 def _weighted(patch: tuple[int, int, int], margin: tuple[int, int, int]) -> dict[str, Any]:
@@ -271,8 +262,8 @@ def _weighted(patch: tuple[int, int, int], margin: tuple[int, int, int]) -> dict
     labels = blocks.repeat(4, 0).repeat(4, 1).repeat(4, 2)[: size[0], : size[1], : size[2]][None]
     return {
         "image": torch.from_numpy(labels.astype(np.float32)),
-        "segmentation": torch.from_numpy(labels.astype(np.int16)),
-        "regression_target": torch.from_numpy(1 + labels.astype(np.float32)),
+        "labels": torch.from_numpy(labels.astype(np.int16)),
+        "weights": torch.from_numpy(1 + labels.astype(np.float32)),
     }
 
 
@@ -284,9 +275,8 @@ def test_weights_go_where_labels_go_and_stay_the_numbers_they_were(
     settings = AugmentationSettings(rotation_probability=1.0, scaling_probability=1.0)
     augmentation = build_augmentation(patch, plain, settings, left_right_axis=2)
     for step in range(6):
-        with seeded(step):
-            found = augmentation.transform(**_weighted(patch, augmentation.margin))
-        weights, labels = found["regression_target"].numpy(), found["segmentation"].numpy()
+        found = _vary(augmentation, _weighted(patch, augmentation.margin), step)
+        weights, labels = found["weights"].numpy(), found["labels"].numpy()
         assert weights.shape == (1, *patch)
         assert set(np.unique(weights)) <= {0.0, 1.0, 2.0, 3.0, 4.0}
         inside = weights > 0  # 0 only beyond what was read
@@ -298,22 +288,19 @@ def test_weights_beyond_what_was_read_are_zero() -> None:
     settings = AugmentationSettings(
         rotation_probability=0.0, scaling_probability=1.0, scaling_smallest=1.9, scaling_largest=2.0
     )
-    transform = _build((8, 8, 8), **settings.model_dump()).transform
-    ones = {name: torch.ones(1, 8, 8, 8) for name in ("image", "regression_target")}
-    with seeded(0):
-        found = transform(**ones, segmentation=torch.ones(1, 8, 8, 8, dtype=torch.int16))
-    assert set(found["regression_target"].unique().tolist()) == {0.0, 1.0}
+    ones = {name: torch.ones(1, 8, 8, 8) for name in ("image", "labels", "weights")}
+    found = _vary(_build((8, 8, 8), **settings.model_dump()), ones)
+    assert set(found["weights"].unique().tolist()) == {0.0, 1.0}
 
 
 def test_weights_are_mirrored_and_no_label_pairs() -> None:
-    mirror = MirrorWithPairs((0, 1, 2), 2, SIDES.mirror_pairs)
     weights = torch.arange(24.0).reshape(1, 2, 3, 4)
-    found = mirror._apply_to_regr_target(weights, axes=[0, 2])
+    found = Mirror.values(weights, (0, 2))
     assert np.array_equal(found, np.flip(weights.numpy(), (1, 3)))
 
 
 def test_weights_are_as_they_were_without_augmentation() -> None:
     sample = _weighted((8, 8, 8), (0, 0, 0))
     augmentation = build_augmentation((8, 8, 8), SIDES, PLAIN, left_right_axis=2)
-    before = sample["regression_target"].clone()
-    assert torch.equal(augmentation.transform(**sample)["regression_target"], before)
+    before = sample["weights"].clone()
+    assert torch.equal(_vary(augmentation, sample)["weights"], before)

@@ -16,6 +16,7 @@ from renalplan.store import ItemArrays
 from renalplan.trainers.episodes import EpisodeSource, SupportSource
 from renalplan.trainers.sampling import PatchSource
 from renalplan.trainers.task import TrainingTask
+from renalplan.trainers.variation import Variation
 
 Make = Callable[..., TrainingTask]
 NAMES = ("kidney", "tumour")
@@ -27,9 +28,11 @@ class Noted(PatchSource):
 
     read_from: list[tuple[str, tuple[int, ...]]] = []  # noqa: RUF012 - cleared by the fixture
 
-    def sample(self, item: ItemArrays, corner: tuple[int, ...]) -> dict[str, Any]:
+    def sample(
+        self, item: ItemArrays, corner: tuple[int, ...], generator: np.random.Generator
+    ) -> dict[str, Any]:
         self.read_from.append((item.item.name, tuple(corner)))
-        return super().sample(item, corner)
+        return super().sample(item, corner, generator)
 
 
 @pytest.fixture(autouse=True)
@@ -182,12 +185,23 @@ def test_a_structure_that_no_case_holds_is_named(
 # --- draws
 
 
-def _noisy(image: torch.Tensor, segmentation: torch.Tensor) -> dict[str, torch.Tensor]:
-    return {"image": image + torch.rand(1) + np.random.random(), "segmentation": segmentation}
+class Noisy:
+    """Adds a number that it draws from every generator there is."""
+
+    on_device = True
+
+    def draw(self, generator: np.random.Generator, channels: int) -> Variation:
+        return Variation(noise=generator.random() + float(torch.rand(1)) + np.random.random())
+
+    def reach(self, drawn: Variation) -> tuple[int, int, int]:
+        return (0, 0, 0)
+
+    def __call__(self, sample: dict[str, Any], drawn: Variation) -> dict[str, Any]:
+        return sample | {"image": sample["image"].float() + drawn.noise}
 
 
 def test_the_same_step_gives_the_same_episode_whatever_came_before(make_task: Make) -> None:
-    source = _source(make_task(), transform=_noisy)
+    source = _source(make_task(), transform=Noisy())
     again = EpisodeSource(
         SupportSource(PatchSource(**vars(source.queries)), NAMES),
         PatchSource(**vars(source.queries)),
@@ -214,14 +228,16 @@ def test_cases_of_one_draw_are_free_again_for_the_next(make_task: Make) -> None:
     assert _equal(source.draw(0), first)
 
 
-def _chance(image: torch.Tensor, segmentation: torch.Tensor) -> dict[str, torch.Tensor]:
-    drawn = torch.rand(1) + np.random.random()
-    return {"image": torch.zeros_like(image) + drawn, "segmentation": segmentation}
+class Chance(Noisy):
+    """Nothing but that number."""
+
+    def __call__(self, sample: dict[str, Any], drawn: Variation) -> dict[str, Any]:
+        return sample | {"image": torch.full(sample["image"].shape, drawn.noise)}
 
 
 def test_no_patch_of_any_step_shares_its_chances_with_another(make_task: Make) -> None:
     """With one seed for both, the n-th query would be augmented as the n-th support is."""
-    source = _source(make_task(), transform=_chance, batch_size=3)
+    source = _source(make_task(), transform=Chance(), batch_size=3)
     drawn = [
         float(image.mean())
         for step in range(20)

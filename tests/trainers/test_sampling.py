@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from renalplan.store import ANNOTATED, ItemArrays, StoredItem
-from renalplan.trainers.sampling import PatchSource, corner_around, seeded
+from renalplan.trainers.randomness import seeded
+from renalplan.trainers.sampling import PatchSource, corner_around
 from renalplan.trainers.task import TrainingTask
+from renalplan.trainers.variation import Variation
 
 PATCH = (8, 8, 8)
 
@@ -37,22 +39,31 @@ def _equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> b
     return all(torch.equal(first[name], second[name]) for name in ("image", "labels"))
 
 
-def _noisy(image: torch.Tensor, segmentation: torch.Tensor) -> dict[str, torch.Tensor]:
+class Noisy:
     """Draws from all three global generators, as augmentation libraries do."""
-    shift = np.random.random() + random.random()
-    return {"image": image + torch.rand(1) + shift, "segmentation": segmentation}
+
+    on_device = True
+
+    def draw(self, generator: np.random.Generator, channels: int) -> Variation:
+        return Variation(noise=np.random.random() + random.random() + float(torch.rand(1)))
+
+    def reach(self, drawn: Variation) -> tuple[int, int, int]:
+        return (0, 0, 0)
+
+    def __call__(self, sample: dict[str, Any], drawn: Variation) -> dict[str, Any]:
+        return sample | {"image": sample["image"].float() + drawn.noise}
 
 
 def test_the_same_step_gives_the_same_batch_whatever_came_before(
     make_task: Callable[..., TrainingTask],
 ) -> None:
-    source = _source(make_task(), transform=_noisy)
+    source = _source(make_task(), transform=Noisy())
     first = source.batch(7)
     source.batch(8)
     torch.rand(3)
     np.random.random(3)
     assert _equal(source.batch(7), first)
-    assert _equal(_source(make_task(), transform=_noisy).batch(7), first)
+    assert _equal(_source(make_task(), transform=Noisy()).batch(7), first)
 
 
 def test_other_steps_and_other_seeds_give_other_batches(
@@ -73,7 +84,7 @@ def test_the_samples_of_a_batch_differ(make_task: Callable[..., TrainingTask]) -
 def test_drawing_a_batch_leaves_the_global_generators_alone(
     make_task: Callable[..., TrainingTask],
 ) -> None:
-    source = _source(make_task(), transform=_noisy)
+    source = _source(make_task(), transform=Noisy())
     before = np.random.get_state()[1].copy(), torch.get_rng_state(), random.getstate()  # type: ignore[index]
     source.batch(0)
     assert np.array_equal(np.random.get_state()[1], before[0])  # type: ignore[index]

@@ -29,6 +29,7 @@ from renalplan.trainers.unlabelled import (
     find_regions,
     read_regions,
 )
+from renalplan.trainers.variation import Variation
 
 Make = Callable[..., TrainingTask]
 Add = Callable[..., None]
@@ -40,8 +41,19 @@ AUTOENCODER = NetworkSpec(
 )
 
 
-def _untouched(**sample: Any) -> dict[str, Any]:
-    return sample
+class Untouched:
+    """Wants to see more than there may be, and changes nothing."""
+
+    on_device = True
+
+    def draw(self, generator: np.random.Generator, channels: int) -> Variation:
+        return Variation()
+
+    def reach(self, drawn: Variation) -> tuple[int, int, int]:
+        return (9, 9, 9)
+
+    def __call__(self, sample: dict[str, Any], drawn: Variation) -> dict[str, Any]:
+        return sample
 
 
 def _phase(
@@ -87,7 +99,7 @@ def _make(scans: dict[str, ItemArrays], **values: Any) -> ImageSource:
         "patch": (4, 6, 8),
         "margin": (0, 0, 0),
         "batch_size": 2,
-        "transform": _untouched,
+        "transform": Untouched(),
         "seed": 1,
     }
     return ImageSource(**(given | values))
@@ -171,12 +183,13 @@ def test_the_margin_is_read_around_the_patch(scans: dict[str, ItemArrays]) -> No
     box: Box = ((0, 4), (10, 16), (10, 18))  # as large as a patch
     seen = []
 
-    def crop(**sample: Any) -> dict[str, Any]:
-        seen.append(sample["image"])
-        return {"image": sample["image"][:, 3:-3, 2:-2, 1:-1]}
+    class Crop(Untouched):
+        def __call__(self, sample: dict[str, Any], drawn: Variation) -> dict[str, Any]:
+            seen.append(sample["image"])
+            return {"image": sample["image"][:, 3:-3, 2:-2, 1:-1]}
 
     source = _make(
-        {"un_a.0": scans["un_a.0"]}, regions={"un_a.0": (box,)}, margin=(3, 2, 1), transform=crop
+        {"un_a.0": scans["un_a.0"]}, regions={"un_a.0": (box,)}, margin=(3, 2, 1), transform=Crop()
     )
     assert _start(source.batch(0)["image"][0]) == (0, 10, 10)
     assert seen[0].shape == (3, 4 + 6, 6 + 4, 8 + 2)
