@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import time
@@ -136,6 +137,8 @@ def connect(
         raise UsageError(
             "--dask needs the package distributed: pip install 'renalplan[dask]'."
         ) from None
+    # what it has to say of a scheduler that dies are tracebacks; we say it in a sentence
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as problem:
