@@ -75,6 +75,9 @@ def main() -> int:
     setup = prepare(given)
     found: Found = {}
     for what in given.what:
+        measure(
+            what, 1, min(given.cases), setup
+        )  # files into the cache, networks into OpenVINO's form
         for workers in given.workers:
             for cases in sorted(given.cases):
                 costs = [measure(what, workers, cases, setup) for _ in range(given.repeats)]
@@ -203,6 +206,9 @@ def verdicts(found: Found) -> list[str]:
             lines.append(f"{what}, {workers} workers: too few numbers of cases to say anything.")
             continue
         first, last = further[busy[0]], further[busy[-1]]
+        if first <= 0:
+            lines.append(f"{what}, {workers} workers: cases are too small to be told from noise.")
+            continue
         linear = "linear or better" if last <= TIME_TOLERANCE * first else "worse than linear"
         low, high = (found[what, workers, busy[end]].peak_bytes / 1e9 for end in (0, -1))
         flat = "flat" if high <= MEMORY_TOLERANCE * low else "growing"

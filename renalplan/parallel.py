@@ -163,7 +163,8 @@ def map_cases(
             if not ended:
                 executor.check(len(waiting))
             for future in ended:
-                yield waiting.pop(future), _outcome(future, executor)
+                outcome = _outcome(future, executor)
+                yield waiting.pop(future), outcome
     finally:  # after a defect, or when nobody asks on, what has not begun is not begun
         for future in waiting:
             future.cancel()

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from renalplan.trainers.trainer import Trainer
 
 log = logging.getLogger(__name__)
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Here = tuple[str, Precision, int]  # device, precision, processes that prepare batches
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def train(
     configuration: str | None = None,
     name: str | None = None,
     device: str = "auto",
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    precision: Precision = "auto",
     workers: int | None = None,
     progress: bool = True,
     workspace: Workspace | None = None,
@@ -91,7 +93,7 @@ def train(
     splits = load_splits(preprocessed / SPLITS, patients)
     folds = _folds(wanted, splits, tuple(cases))
 
-    here = ("auto", "auto", 0) if dask else (device, precision, _data_workers(workers))
+    here: Here = ("auto", "auto", 0) if dask else (device, precision, _data_workers(workers))
     kind, values = _method(trainer, settings or [], here[0])
     unlabelled = dataset.unlabelled_cases
     needed = [case.id for case in (*cases.values(), *(unlabelled if kind.uses_unlabelled else ()))]
@@ -209,7 +211,7 @@ def _gather(path: Path, results: dict[str, dict[str, float]]) -> None:
 
 def _task_on(
     device: str,
-    precision: Literal["auto", "fp32", "bf16", "fp16"],
+    precision: Precision,
     workers: int,
     progress: bool,
 ) -> Callable[..., TrainingTask]:
