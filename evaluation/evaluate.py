@@ -19,9 +19,10 @@ from renalplan.evaluation.cases import Row, evaluate_case, find_label_maps, miss
 from renalplan.evaluation.pictures import Sources, draw_cases, find_scans
 from renalplan.evaluation.structures import Structures, find_structures
 from renalplan.evaluation.summary import summary_page
+from renalplan.executors import open_executor
 from renalplan.files import atomic_file, write_json, write_text
 from renalplan.labels import LabelScheme
-from renalplan.parallel import map_cases
+from renalplan.parallel import CaseExecutor, map_cases, of_case
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +60,9 @@ def evaluate_folders(
     scheme_or_dataset_json: LabelScheme | Path | None = None,
     out: str | Path | None = None,
     images: str | Path | None = None,
-    workers: int = 0,
+    workers: int | None = None,
     *,
+    dask: str | None = None,
     cases: Collection[str] | None = None,
     pictures: int = 12,
 ) -> Evaluation:
@@ -73,7 +75,9 @@ def evaluate_folders(
             references, else takes the values that occur.
         out: Folder for per_case.csv, summary.json and summary.html; None writes nothing.
         images: Folder of the scans (`case_0000.nii.gz` or `case.nii.gz`) for the pictures.
-        workers: Processes; 0 computes here.
+        workers: Processes; 0 or None computes here.
+        dask: Address of a dask scheduler whose workers score instead; they must see the files
+            under the same names, and `workers` must be None.
         cases: The reference cases to score, e.g. one fold's; None scores all.
         pictures: How many cases the page shows, the worst ones first; 0 for none.
 
@@ -83,18 +87,25 @@ def evaluate_folders(
         and counts nowhere.
 
     Raises:
-        UsageError: the folders have no case in common, or `cases` names one without reference.
+        UsageError: the folders have no case in common, `cases` names one without reference, or the
+            cluster cannot do it.
         DatasetError: files that are unreadable, on different grids or with undeclared labels;
             all of them are named and nothing is written.
+        WorkerError: a worker process died, or the cluster is gone.
     """
     predictions, references = Path(predictions), Path(references)
+    if dask is not None:
+        predictions, references = predictions.absolute(), references.absolute()
     out = Path(out) if out else None
     images = Path(images) if images else None
     pairs, extra = pair_files(predictions, references, cases)
     scans = find_scans(images) if images is not None else {}
     files = [p for pair in pairs for p in (pair.reference, pair.prediction) if p is not None]
-    structures = find_structures(scheme_or_dataset_json, references, files)
-    rows = _score_all(pairs, structures.scheme, workers)
+    if workers is None and dask is None:
+        workers = 0
+    with open_executor(workers, dask, reads=tuple(files[:1] + files[-1:])) as executor:
+        structures = find_structures(scheme_or_dataset_json, references, files)
+        rows = _score_all(pairs, structures.scheme, executor)
     missing = tuple(pair.case for pair in pairs if pair.prediction is None)
     table = to_table(rows)
     summary = summarise(table, missing=missing, extra=extra, structure_source=structures.source)
@@ -154,12 +165,12 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
         table.to_csv(temporary, index=False)
 
 
-def _score_all(pairs: list[Pair], scheme: LabelScheme, workers: int) -> list[Row]:
+def _score_all(pairs: list[Pair], scheme: LabelScheme, executor: CaseExecutor) -> list[Row]:
     rows: dict[str, list[Row]] = {}
     problems: dict[str, RenalplanError] = {}
-    for pair, result in map_cases(_score_pair, pairs, scheme, workers=workers):
+    for pair, result in map_cases(_score_pair, pairs, scheme, executor=executor):
         if isinstance(result, RenalplanError):
-            problems[pair.case] = result
+            problems[pair.case] = of_case(pair.case, result)
         else:
             rows[pair.case] = result
     if len(problems) == 1:

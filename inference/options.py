@@ -99,7 +99,7 @@ class InferenceOptions:
         """Plain values, without whom to tell."""
         values = {name: value for name, value in vars(self).items() if name != "progress"}
         folder = self.scratch_folder
-        return values | {"scratch_folder": None if folder is None else str(folder)}
+        return values | {"scratch_folder": None if folder is None else str(folder.absolute())}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> InferenceOptions:

@@ -18,7 +18,6 @@ from renalplan.geometry import Grid, Spacing
 from renalplan.images import Volume, write_volume
 from renalplan.imports import load_class, trusted
 from renalplan.inference.allocation import return_large_blocks
-from renalplan.inference.cluster import Cluster, run_on_cluster
 from renalplan.inference.decisions import CaseDecisions, Decisions
 from renalplan.inference.fields import MeanField, ProbabilityField, SlabTaker
 from renalplan.inference.job import Ledger, run_job
@@ -30,6 +29,7 @@ from renalplan.inference.probabilities import (
     forget_probabilities,
     probability_writer,
 )
+from renalplan.inference.remote import run_remote
 from renalplan.inference.report import Part, PredictionReport, ReportWriter, make_output
 from renalplan.inference.scans import ScanFiles, find_scans, require_apart
 from renalplan.inference.segmenter import Segmenter
@@ -37,7 +37,7 @@ from renalplan.inference.uncertainty import FOLDER as UNCERTAINTY
 from renalplan.inference.uncertainty import UncertaintyMaps, forget_uncertainty
 from renalplan.inference.weights import member_weights
 from renalplan.model_folder import WEIGHTS, ModelFolder
-from renalplan.parallel import usable_cores
+from renalplan.parallel import CaseExecutor, usable_cores
 
 POSTPROCESSING_NAME = "postprocessing"  # beside the models' names in <case>.json
 log = logging.getLogger(__name__)
@@ -312,7 +312,7 @@ class Predictor:
         workers: int | None = None,
         parts: int = 1,
         part: int = 0,
-        cluster: Cluster | None = None,
+        executor: CaseExecutor | None = None,
     ) -> PredictionReport:
         """Predict cases one after the other; what a killed run finished is kept.
 
@@ -328,14 +328,14 @@ class Predictor:
                 there is a core for it. The results are the same.
             parts: Into how many parts the cases are divided.
             part: Which of them to predict, from 0.
-            cluster: Predicts instead of this process, e.g. from `renalplan.inference.cluster.connect`.
+            executor: Predicts instead of this process, e.g. from `renalplan.executors.open_executor`.
 
         Raises:
             UsageError: there is nothing to predict, `out` lies inside the input or holds predictions
                 of another model and `overwrite` is not given, or there is no such part.
             ModelError: the model is damaged.
             OSError: a result cannot be written.
-            WorkerError: writing makes no progress, or the cluster is gone.
+            WorkerError: writing makes no progress, or the executor is gone.
         """
         share = Part(index=part, count=parts)
         out = Path(out)
@@ -358,9 +358,9 @@ class Predictor:
         before = writer.inputs_to_start_from(files, overwrite=overwrite)
         also = (f"{UNCERTAINTY}/{{case}}.json",) if self.members[0].options.uncertainty else ()
         ledger = Ledger(writer, PredictionReport(inputs=before), on_case, also=also)
-        if cluster is not None:
-            run_on_cluster(
-                cluster, self.recipe(), chosen, out, ledger, save_probabilities=save_probabilities
+        if executor is not None:
+            run_remote(
+                executor, self.recipe(), chosen, out, ledger, save_probabilities=save_probabilities
             )
             return ledger.report
         if workers is None:

@@ -7,7 +7,6 @@ whoever dies. It imports no network library, so it starts fast and is small.
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import importlib
 import json
@@ -16,7 +15,6 @@ import os
 import signal
 import socket
 import struct
-import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -28,9 +26,9 @@ from renalplan.errors import RenalplanError
 from renalplan.images import Volume
 from renalplan.inference.failures import explain
 from renalplan.inference.scans import ScanFiles
+from renalplan.vitals import die_with
 
 LENGTH = struct.Struct("<Q")  # before every message
-PR_SET_PDEATHSIG = 1
 
 
 def main(descriptor: int, parent: int, function: str) -> None:
@@ -43,20 +41,12 @@ def main(descriptor: int, parent: int, function: str) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who asks
     faulthandler.enable()
-    die_with(parent)
+    die_with(parent)  # where the system cannot do that, the socket's end does
     module, _, name = function.partition(":")
     read: Callable[[ScanFiles], Volume] = getattr(importlib.import_module(module), name)
     with socket.socket(fileno=descriptor) as channel, suppress(ConnectionError):
         while (request := receive(channel)[0]) is not None:
             answer(channel, read, ScanFiles.from_json(request))
-
-
-def die_with(parent: int) -> None:
-    """Have the system end this process with its parent, where it can; the socket's end does elsewhere."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it went before we asked
-        os._exit(1)
 
 
 def answer(channel: socket.socket, read: Callable[[ScanFiles], Volume], scan: ScanFiles) -> None:

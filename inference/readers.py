@@ -28,7 +28,7 @@ from renalplan.images import Volume
 from renalplan.inference.failures import Failure, ForeignError
 from renalplan.inference.reader_process import receive, send
 from renalplan.inference.scans import ScanFiles
-from renalplan.inference.vitals import Patience, cause_of_death, vitals
+from renalplan.vitals import Patience, cause_of_death, vitals
 
 PATIENCE_SECONDS = 600.0  # how long a reader may neither compute nor read a byte
 TICK_SECONDS = 0.25  # how often its vital signs are looked at

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from renalplan.errors import WorkerError
 from renalplan.files import TEMPORARY
-from renalplan.inference.vitals import Patience
+from renalplan.vitals import Patience
 
 PATIENCE_SECONDS = 600.0  # how long a file that is being written may stay as it is
 TICK_SECONDS = 1.0

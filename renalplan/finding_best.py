@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from renalplan.dataset import Case, Dataset
 from renalplan.errors import UsageError
+from renalplan.executors import open_executor
 from renalplan.files import Record, write_json
 from renalplan.held_out import Folds, HeldOut, find_held_out, predict_pairs
 from renalplan.model_folder import ModelFolder
-from renalplan.planning import default_workers
 from renalplan.postprocessing import POSTPROCESSING, Postprocessing
 from renalplan.rule_choice import Dice, TriedRule, choose_rules, mean_dice, score_rule_sets
 from renalplan.workspace import Workspace
@@ -117,8 +117,6 @@ def find_best(
     folds = next(iter(validated.values())).cases
     _require_references(folds, cases, dataset)
     count = sum(len(held) for held in folds.values())
-    workers = default_workers(count) if workers is None else workers
-    scoring: Any = {"workers": workers, "progress": progress}
     predictions: dict[tuple[str, ...], list[HeldOut]] = {
         (name,): find_held_out(models[name].path, folds, cases) for name in models
     }
@@ -129,12 +127,15 @@ def find_best(
             list(models.values()), folds, dataset, workspace.results(dataset.name) / PAIRS,
             device=device, progress=progress,
         )  # fmt: skip
-        for names, held_out in made.items():
-            scores[names] = score_rule_sets(held_out, models[names[0]].scheme, [()], **scoring)[0]
         predictions |= made
-    # of equal ones a model rather than a pair, and the first
-    chosen = max(scores, key=lambda n: (round(mean_dice(scores[n]) / TOLERANCE), -len(n)))
-    choice = choose_rules(predictions[chosen], models[chosen[0]].scheme, **scoring)
+    with open_executor(workers, cases=count) as executor:
+        scoring: Any = {"executor": executor, "progress": progress}
+        for names in [n for n in predictions if n not in scores]:
+            scheme = models[names[0]].scheme
+            scores[names] = score_rule_sets(predictions[names], scheme, [()], **scoring)[0]
+        # of equal ones a model rather than a pair, and the first
+        chosen = max(scores, key=lambda n: (round(mean_dice(scores[n]) / TOLERANCE), -len(n)))
+        choice = choose_rules(predictions[chosen], models[chosen[0]].scheme, **scoring)
     _require_own_tables(chosen, scores[chosen], choice.plain)
     candidates = [
         Candidate(models=names, dice=dice, mean_dice=mean_dice(dice))

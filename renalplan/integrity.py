@@ -8,36 +8,51 @@ from pathlib import Path
 from renalplan.boxes import BOXES, outside
 from renalplan.dataset import UNLABELLED, Case, Dataset, find_images
 from renalplan.errors import DatasetError, RenalplanError
+from renalplan.executors import open_executor
 from renalplan.geometry import Grid
 from renalplan.images import image_ending, read_grid, read_volume
 from renalplan.labels import LabelScheme, values_in
 from renalplan.nifti import is_truncated
-from renalplan.parallel import map_cases
+from renalplan.parallel import map_cases, of_case
 
 Report = Callable[[str], None]
 
 
 def check_dataset(
-    dataset: Dataset | str | Path, *, workers: int = 0, on_case: Report | None = None
+    dataset: Dataset | str | Path,
+    *,
+    workers: int | None = 0,
+    dask: str | None = None,
+    on_case: Report | None = None,
 ) -> list[str]:
     """Read everything and list what is wrong.
 
     Args:
         dataset: The dataset, or its folder.
-        workers: Processes to read with.
+        workers: Processes to read with; 0 reads here, None takes one a core.
+        dask: Address of a dask scheduler whose workers read instead; `workers` must be None.
         on_case: Called with each case id when it has been read.
 
     Returns:
         One sentence a problem, in the order of cases; empty if the dataset is sound.
+
+    Raises:
+        UsageError: the cluster cannot do it.
     """
     if not isinstance(dataset, Dataset):
         dataset = Dataset.open(Path(dataset))
+    if dask is not None:
+        dataset = Dataset.open(dataset.folder.absolute())
     problems, cases = list_cases(dataset)
     found: dict[str, list[str]] = {}
-    for case, result in map_cases(check_case, cases, dataset.scheme, workers=workers):
-        found[case.id] = [str(result)] if isinstance(result, RenalplanError) else result
-        if on_case:
-            on_case(case.id)
+    seen = (dataset.folder / "dataset.json", *(image for c in cases[:1] for image in c.images))
+    with open_executor(workers, dask, cases=len(cases), reads=seen) as executor:
+        for case, result in map_cases(check_case, cases, dataset.scheme, executor=executor):
+            found[case.id] = (
+                [str(of_case(case.id, result))] if isinstance(result, RenalplanError) else result
+            )
+            if on_case:
+                on_case(case.id)
     return problems + [line for case in cases for line in found.get(case.id, [])]
 
 

@@ -1,18 +1,27 @@
-"""A map over cases: in this process or in several, results as they come, errors with their case."""
+"""A map over cases: in this process, in several, or on a cluster; results as they come, errors with their case.
+
+Every loop over cases takes a `CaseExecutor`, which is a `concurrent.futures.Executor` with a little more:
+`Here` and `Processes` are below, `renalplan.cluster.Cluster` is the third, and `renalplan.executors`
+opens the one that a command line asks for.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from itertools import islice
+from typing import ParamSpec, TypeVar
 
 from renalplan.errors import RenalplanError, WorkerError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+P = ParamSpec("P")
+TICK_SECONDS = 2.0  # how often an executor is asked whether waiting still makes sense
 
 
 def usable_cores() -> int:
@@ -20,58 +29,158 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def limit_threads(threads: int) -> None:
+    """Let this process compute with so many threads, whatever the machine has."""
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+class CaseExecutor(Executor, ABC):
+    """Computes calls, each of which is one case's, wherever it is."""
+
+    @abstractmethod
+    def room(self) -> int:
+        """How many calls it wants to have at a time; at least one."""
+
+    def suited(self, items: int) -> CaseExecutor:
+        """Who had better compute so many; mostly itself."""
+        return self
+
+    def check(self, waiting: int) -> None:
+        """Called now and then while none of the `waiting` calls ends.
+
+        Raises:
+            WorkerError: none will.
+        """
+        return None
+
+    def lost(self, problem: BaseException) -> WorkerError | None:
+        """What a call's exception means if it is not the call's own but that of who computed it.
+
+        Raises:
+            WorkerError: the other calls are lost as well.
+        """
+        return None
+
+
+class Here(CaseExecutor):
+    """This process, one call after the other; a call has ended when `submit` returns."""
+
+    def submit(
+        self, fn: Callable[P, Result], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[Result]:
+        """Compute now."""
+        future: Future[Result] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as problem:
+            future.set_exception(problem)
+        return future
+
+    def room(self) -> int:
+        """One: what is submitted is computed, and its result should be taken before the next."""
+        return 1
+
+
+class Processes(CaseExecutor):
+    """Processes of this machine, started afresh when there is something for them to do."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._pool = ProcessPoolExecutor(
+            count,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=limit_threads,  # share the cores instead of having each take them all
+            initargs=(max(1, usable_cores() // count),),
+        )
+
+    def submit(
+        self, fn: Callable[P, Result], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[Result]:
+        """See `Executor`; the function must be importable by its name."""
+        try:
+            return self._pool.submit(fn, *args, **kwargs)
+        except BrokenProcessPool:
+            raise self._broken() from None
+
+    def room(self) -> int:
+        """Another one for each process, which need not wait for it."""
+        return 2 * self.count
+
+    def suited(self, items: int) -> CaseExecutor:
+        """A single case is not worth a process."""
+        return self if items > 1 else Here()
+
+    def lost(self, problem: BaseException) -> WorkerError | None:
+        """See `CaseExecutor`: a process that dies takes all others with it."""
+        if isinstance(problem, BrokenProcessPool):
+            raise self._broken() from None
+        return None
+
+    def _broken(self) -> WorkerError:
+        return WorkerError(
+            "a worker process died without a word, most often because memory ran out; "
+            f"run again with --workers {self.count // 2}: finished cases are kept."
+        )
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
+        """End the processes; calls that wait are not begun."""
+        self._pool.shutdown(wait=wait, cancel_futures=cancel_futures)
+
+
 def map_cases(
-    function: Callable[..., Result], items: Sequence[Item], *arguments: Any, workers: int = 0
+    function: Callable[..., Result],
+    items: Sequence[Item],
+    *arguments: object,
+    executor: CaseExecutor,
 ) -> Iterator[tuple[Item, Result | RenalplanError]]:
     """Call `function(item, *arguments)` for each item.
 
     Args:
-        function: Importable by name, since worker processes are started afresh.
+        function: Importable by name, since other processes are to call it.
         items: One per case.
         arguments: The same for every call.
-        workers: Processes; 0 computes here, one after the other.
+        executor: Who computes.
 
     Yields:
-        (item, result), or (item, error) if that item's call raised one of our errors. Other
-        exceptions are defects and rise.
+        (item, result) in the order in which they end, or (item, error) if that item's call raised
+        one of our errors, or was lost alone. Other exceptions are defects and rise.
 
     Raises:
-        WorkerError: a worker process died (killed for memory, or crashed).
+        WorkerError: a worker process died (killed for memory, or crashed), or the cluster is gone.
     """
-    if workers <= 0 or len(items) <= 1:
-        for item in items:
-            try:
-                yield item, function(item, *arguments)
-            except RenalplanError as problem:
-                yield item, problem
-        return
-    context = multiprocessing.get_context("spawn")
-    threads = max(1, usable_cores() // workers)
-    with ProcessPoolExecutor(
-        min(workers, len(items)),
-        mp_context=context,
-        initializer=_limit_threads,
-        initargs=(threads,),
-    ) as pool:
-        try:
-            futures = {pool.submit(function, item, *arguments): item for item in items}
-            for future in as_completed(futures):
-                try:
-                    result: Result | RenalplanError = future.result()
-                except RenalplanError as problem:
-                    result = problem
-                yield futures[future], result
-        except BrokenProcessPool:
-            raise WorkerError(
-                "a worker process died without a word, most often because memory ran out; "
-                f"run again with --workers {workers // 2}: finished cases are kept."
-            ) from None
-        finally:  # after a defect, or when nobody asks on, the cases that wait are not begun
-            pool.shutdown(wait=True, cancel_futures=True)
+    executor = executor.suited(len(items))
+    waiting: dict[Future[Result], Item] = {}
+    rest = iter(items)
+    try:
+        while True:
+            for item in islice(rest, max(0, executor.room() - len(waiting))):
+                waiting[executor.submit(function, item, *arguments)] = item
+            if not waiting:
+                return
+            ended = wait(waiting, timeout=TICK_SECONDS, return_when=FIRST_COMPLETED).done
+            if not ended:
+                executor.check(len(waiting))
+            for future in ended:
+                outcome = _outcome(future, executor)
+                yield waiting.pop(future), outcome
+    finally:  # after a defect, or when nobody asks on, what has not begun is not begun
+        for future in waiting:
+            future.cancel()
 
 
-def _limit_threads(threads: int) -> None:
-    """Share the cores between the workers instead of having each take them all."""
-    import torch
+def _outcome(future: Future[Result], executor: CaseExecutor) -> Result | RenalplanError:
+    try:
+        return future.result()
+    except RenalplanError as problem:
+        return problem
+    except Exception as problem:
+        if (lost := executor.lost(problem)) is None:
+            raise
+        return lost
 
-    torch.set_num_threads(threads)
+
+def of_case(case: str, problem: RenalplanError) -> RenalplanError:
+    """The same error with the case's name, if it cannot know it: others name their file."""
+    return WorkerError(f"{case}: {problem}") if isinstance(problem, WorkerError) else problem

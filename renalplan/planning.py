@@ -10,6 +10,7 @@ import numpy as np
 
 from renalplan.dataset import Case, Dataset
 from renalplan.errors import RenalplanError, UsageError
+from renalplan.executors import open_executor
 from renalplan.files import (
     atomic_file,
     read_record,
@@ -19,7 +20,7 @@ from renalplan.files import (
 )
 from renalplan.integrity import quick_check
 from renalplan.labels import LabelScheme
-from renalplan.parallel import map_cases
+from renalplan.parallel import CaseExecutor, map_cases, of_case
 from renalplan.plan import Plan
 from renalplan.plan_files import remembered_options, settle_plan
 from renalplan.progress import track
@@ -62,6 +63,7 @@ def plan_and_preprocess(
     configurations: list[str] | None = None,
     workspace: Workspace | None = None,
     workers: int | None = None,
+    dask: str | None = None,
     replan: bool = False,
     remember: bool = False,
     progress: bool = True,
@@ -74,12 +76,14 @@ def plan_and_preprocess(
         configurations: Which of the plan's configurations to preprocess; the default one if None.
         workspace: Where results go.
         workers: Processes; None chooses by the number of cores.
+        dask: Address of a dask scheduler whose workers measure and preprocess; they must see the
+            dataset and the workspace under the same names.
         replan: Throw an existing plan away, edited or not.
         remember: `options` only name a planner and a plan; if that plan stands, its others hold.
         progress: Show a progress bar.
 
     Raises:
-        UsageError: no such dataset, planner or configuration.
+        UsageError: no such dataset, planner or configuration, or the cluster cannot do it.
         DatasetError: something is wrong with the dataset.
     """
     from renalplan.planners.planner import PLANNERS
@@ -88,21 +92,44 @@ def plan_and_preprocess(
     if options is not None and options.planner not in PLANNERS:
         # before the dataset is measured, which takes its time
         raise UsageError(f"no planner {options.planner!r}; there are {', '.join(PLANNERS)}.")
-    dataset = Dataset.open(workspace.dataset_folder(task))
+    raw = workspace.dataset_folder(task)
+    if dask is not None:
+        workspace, raw = workspace.absolute(), raw.absolute()
+    dataset = Dataset.open(raw)
     quick_check(dataset)
-    cases, unlabelled = dataset.training_cases, dataset.unlabelled_cases
+    first = dataset.training_cases[0].images
+    folder = workspace.preprocessed(dataset.name)
+    with open_executor(
+        workers, dask, cases=len(dataset.training_cases), reads=first, writes=folder
+    ) as executor:
+        return _plan_and_store(
+            dataset, folder, options, configurations, executor,
+            replan=replan, remember=remember, progress=progress,
+        )  # fmt: skip
 
+
+def _plan_and_store(
+    dataset: Dataset,
+    folder: Path,
+    options: PlanOptions | None,
+    configurations: list[str] | None,
+    executor: CaseExecutor,
+    *,
+    replan: bool,
+    remember: bool,
+    progress: bool,
+) -> Planned:
+    """The work of `plan_and_preprocess`; `folder` is the dataset's among the preprocessed ones."""
     from renalplan.store_dataset import StoreJob, hash_inputs, outdated, store_dataset
 
-    workers = default_workers(len(cases)) if workers is None else workers
-    folder = workspace.preprocessed(dataset.name)
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
+    cases, unlabelled = dataset.training_cases, dataset.unlabelled_cases
     everything = (*cases, *unlabelled)
     hashes = hash_inputs(everything, folder / "inputs.json", _meaning(dataset))
     # plans follow the labelled cases alone: an unlabelled one says nothing about structures
     labelled = {case.id: hashes[case.id] for case in cases}
-    fingerprint = load_fingerprint(dataset, cases, labelled, folder, workers, progress)
+    fingerprint = load_fingerprint(dataset, cases, labelled, folder, executor, progress)
     write_json(folder / "dataset.json", dataset.description)
     load_splits(folder / SPLITS, {case.id: case.patient for case in cases})
     if options is None or remember:
@@ -113,7 +140,7 @@ def plan_and_preprocess(
     stages = {stage.name: stage for name in names for stage in plan.run(name)}
     job = StoreJob(plan, dataset.scheme, plan_folder)
     todo = len(outdated(everything, hashes, job, list(stages.values())))
-    done = store_dataset(everything, hashes, job, list(stages.values()), workers)
+    done = store_dataset(everything, hashes, job, list(stages.values()), executor)
     for _ in track(done, todo, "preprocess", progress):
         pass
     return Planned(
@@ -132,20 +159,12 @@ def _meaning(dataset: Dataset) -> str:
     return value_hash([dataset.description.channels, scheme.names, scheme.values, scheme.ignore])
 
 
-def default_workers(cases: int) -> int:
-    """One process a core, at most one a case; a single one computes in this process."""
-    from renalplan.parallel import usable_cores
-
-    count = min(usable_cores(), cases)
-    return count if count > 1 else 0
-
-
 def load_fingerprint(
     dataset: Dataset,
     cases: tuple[Case, ...],
     hashes: dict[str, str],
     folder: Path,
-    workers: int,
+    executor: CaseExecutor,
     progress: bool,
 ) -> Fingerprint:
     """The dataset's fingerprint; only cases whose files changed are measured again."""
@@ -160,10 +179,10 @@ def load_fingerprint(
     remove_leftovers(cache)
     todo = [case for case in cases if not _cached(cache, case, hashes).is_file()]
     failure: RenalplanError | None = None
-    results = map_cases(measure_to_cache, todo, hashes, dataset.scheme, cache, workers=workers)
-    for _, result in track(results, len(todo), "fingerprint", progress):
+    results = map_cases(measure_to_cache, todo, hashes, dataset.scheme, cache, executor=executor)
+    for case, result in track(results, len(todo), "fingerprint", progress):
         if isinstance(result, RenalplanError):
-            failure = failure or result
+            failure = failure or of_case(case.id, result)
     if failure is not None:
         raise failure
     measured = [_read_cached(_cached(cache, case, hashes)) for case in cases]

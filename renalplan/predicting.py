@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from renalplan.case_progress import CaseProgress
 from renalplan.errors import UsageError
+from renalplan.executors import open_executor
 from renalplan.model_folder import ModelFolder
+from renalplan.parallel import CaseExecutor
 from renalplan.workspace import DATASET_NAME, Workspace
 
 if TYPE_CHECKING:
@@ -126,12 +128,11 @@ def predict(
         ModelError: the models do not have the same labels or channels.
     """
     images, out, share = _checked(Path(images), Path(out), parts, part)
-    workers = _workers(workers, how.get("max_ram"))
+    reading = _workers(workers, how.get("max_ram"))
     chosen = find_models(workspace or Workspace.find(), models=models, task=task, trainers=trainers)
     for model in chosen:
         model.choose_folds(folds)
 
-    from renalplan.inference.cluster import connect
     from renalplan.inference.options import InferenceOptions
     from renalplan.inference.predictor import Predictor
     from renalplan.inference.scans import find_scans
@@ -147,18 +148,35 @@ def predict(
     predictor = Predictor(members, counted, postprocessing=postprocessing)
     for member in members if dask is None else []:  # workers load them, on their devices
         member.load()
-    with shown, connect(dask) if dask is not None else nullcontext() as cluster:
+    with shown, _elsewhere(dask, workers, chosen, scans[0].images, out) as executor:
         return predictor.predict_folder(
             scans,
             out,
             save_probabilities=save_probabilities,
             overwrite=overwrite,
             on_case=shown.on_case,
-            workers=workers,
+            workers=reading,
             parts=share.count,
             part=share.index,
-            cluster=cluster,
+            executor=executor,
         )
+
+
+@contextmanager
+def _elsewhere(
+    dask: str | None,
+    workers: int | None,
+    models: list[ModelFolder],
+    images: tuple[Path, ...],
+    out: Path,
+) -> Iterator[CaseExecutor | None]:
+    """The cluster that predicts, if it sees models, scans and `out`; None is this process."""
+    if dask is None:
+        yield None
+        return
+    seen = (*(model.path / "trainer.json" for model in models), *images)
+    with open_executor(workers, dask, reads=seen, writes=out) as executor:
+        yield executor
 
 
 def _checked(images: Path, out: Path, parts: int, part: int | None) -> tuple[Path, Path, Part]:

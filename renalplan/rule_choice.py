@@ -9,7 +9,7 @@ from renalplan.errors import RenalplanError
 from renalplan.files import Record
 from renalplan.held_out import HeldOut
 from renalplan.labels import LabelScheme
-from renalplan.parallel import map_cases
+from renalplan.parallel import CaseExecutor, map_cases
 from renalplan.postprocessing import (
     AtMostTwoKidneys,
     LesionsTouchKidney,
@@ -83,7 +83,7 @@ def choose_rules(
     cases: Sequence[HeldOut],
     scheme: LabelScheme,
     *,
-    workers: int = 0,
+    executor: CaseExecutor,
     progress: bool = True,
 ) -> RuleChoice:
     """Keep each rule that raises the mean Dice over all cases and lowers that of no structure.
@@ -94,7 +94,7 @@ def choose_rules(
     Args:
         cases: Held-out predictions without postprocessing.
         scheme: What the labels mean.
-        workers: Processes; 0 computes here.
+        executor: Who scores.
         progress: Show a progress bar.
 
     Raises:
@@ -103,7 +103,7 @@ def choose_rules(
     kinds = candidate_rules(scheme)
     singles = [rule for kind in kinds for rule in kind]
     plain, *alone = score_rule_sets(
-        cases, scheme, [(), *((rule,) for rule in singles)], workers=workers, progress=progress
+        cases, scheme, [(), *((rule,) for rule in singles)], executor=executor, progress=progress
     )
     scores = dict(zip(singles, alone, strict=True))
     kept: Rules = ()
@@ -114,7 +114,7 @@ def choose_rules(
             continue
         together = (
             score_rule_sets(
-                cases, scheme, [(*kept, r) for r in helpful], workers=workers, progress=progress
+                cases, scheme, [(*kept, r) for r in helpful], executor=executor, progress=progress
             )
             if kept
             else [scores[rule] for rule in helpful]
@@ -147,7 +147,7 @@ def score_rule_sets(
     scheme: LabelScheme,
     sets: Sequence[Rules],
     *,
-    workers: int = 0,
+    executor: CaseExecutor,
     progress: bool = True,
 ) -> list[Dice]:
     """For each set of rules, structure -> mean Dice over the cases.
@@ -157,7 +157,7 @@ def score_rule_sets(
     """
     found: dict[str, list[Dice]] = {}
     with counter(len(cases), "score", progress) as advance:
-        for case, result in map_cases(score_case, cases, scheme, sets, workers=workers):
+        for case, result in map_cases(score_case, cases, scheme, sets, executor=executor):
             if isinstance(result, RenalplanError):
                 raise result
             found[case.case] = result

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from renalplan.case_labels import read_labels
 from renalplan.dataset import Case
-from renalplan.errors import TrainingError
+from renalplan.errors import RenalplanError, TrainingError
 from renalplan.files import (
     Record,
     content_hash,
@@ -20,7 +20,7 @@ from renalplan.files import (
 from renalplan.images import read_channels
 from renalplan.labels import LabelScheme
 from renalplan.normalisation import rescalings
-from renalplan.parallel import map_cases
+from renalplan.parallel import CaseExecutor, map_cases, of_case
 from renalplan.plan import Plan, StagePlan
 from renalplan.preprocessing import body_box, prepare_image, prepare_labels, stage_spacing
 from renalplan.regions import region_boxes
@@ -129,7 +129,7 @@ def store_dataset(
     hashes: dict[str, str],
     job: StoreJob,
     stages: list[StagePlan],
-    workers: int,
+    executor: CaseExecutor,
 ) -> Iterator[Case]:
     """Preprocess every case that is not up to date, yielding each when it is done.
 
@@ -138,11 +138,11 @@ def store_dataset(
     """
     for stage in stages:
         remove_leftovers(job.folder / stage.name)
-    failure: Exception | None = None
+    failure: RenalplanError | None = None
     todo = outdated(cases, hashes, job, stages)
-    for case, result in map_cases(store_case, todo, hashes, job, stages, workers=workers):
-        if isinstance(result, Exception):
-            failure = failure or result
+    for case, result in map_cases(store_case, todo, hashes, job, stages, executor=executor):
+        if isinstance(result, RenalplanError):
+            failure = failure or of_case(case.id, result)
         yield case
     if failure is not None:
         raise failure

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from renalplan.boxes import BOXES
 from renalplan.case_labels import canonical_boxes
 from renalplan.dataset import Case, Dataset, DatasetDescription
 from renalplan.errors import RenalplanError, TrainingError, UsageError
+from renalplan.executors import open_executor
 from renalplan.files import read_record
 from renalplan.model_folder import ModelFolder
 from renalplan.plan import Plan
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from renalplan.trainers.trainer import Trainer
 
 log = logging.getLogger(__name__)
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Here = tuple[str, Precision, int]  # device, precision, processes that prepare batches
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,12 @@ def train(
     configuration: str | None = None,
     name: str | None = None,
     device: str = "auto",
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    precision: Precision = "auto",
     workers: int | None = None,
     progress: bool = True,
     workspace: Workspace | None = None,
     restart: bool = False,
+    dask: str | None = None,
 ) -> Trained:
     """Train a fold, `all` cases, or the folds in turn (`cv`), and validate on the held-out cases.
 
@@ -72,13 +77,12 @@ def train(
         progress: Show a progress bar.
         workspace: Where everything is.
         restart: Delete what this fold has, and begin anew.
+        dask: Scheduler whose workers train, a fold each, on their devices; they see the same files.
 
     Raises:
         UsageError: anything asked for that does not exist, before any work starts.
     """
-    from renalplan.trainers.registry import trainer_path
-
-    trainer_path(trainer)
+    _require_trainer(trainer)
     wanted = parse_fold(str(fold))
     workspace = workspace or Workspace.find()
     dataset = Dataset.open(workspace.dataset_folder(task))
@@ -88,63 +92,116 @@ def train(
     patients = {case.id: case.patient for case in cases.values()}
     splits = load_splits(preprocessed / SPLITS, patients)
     folds = _folds(wanted, splits, tuple(cases))
-    description = read_record(preprocessed / "dataset.json", DatasetDescription)
 
-    kind, values = _method(trainer, settings or [], device)
-    boxed = _boxed(kind, trainer, dataset)
+    here: Here = ("auto", "auto", 0) if dask else (device, precision, _data_workers(workers))
+    kind, values = _method(trainer, settings or [], here[0])
     unlabelled = dataset.unlabelled_cases
     needed = [case.id for case in (*cases.values(), *(unlabelled if kind.uses_unlabelled else ()))]
     used = configuration or plan.default_configuration
     path = workspace.results(dataset.name) / (name or _model_name(trainer, plan, used))
     task_of = partial(
-        _task_on(device, precision, workers, progress),
+        _task_on(*here, progress),
         plan=plan,
         configuration=used,
-        description=description,
+        description=read_record(preprocessed / "dataset.json", DatasetDescription),
         stores=plan_folder,
         model=ModelFolder(path),
         boxes=canonical_boxes(cases.values()) if kind.uses_boxes else {},
-        boxed=boxed,
+        boxed=_boxed(kind, trainer, dataset),
     )
-    trainers: dict[str, Trainer] = {}
-    for fold_name, split in folds.items():
-        images = _images_alone(unlabelled, split, patients)
-        trainers[fold_name] = kind(task_of(fold=split, fold_name=fold_name, **images), values)
-        trainers[fold_name].check()
+    trainers = _make_trainers(kind, values, task_of, folds, unlabelled, patients)
     _require_stores(plan_folder, plan, used, needed)
-    results: dict[str, dict[str, float]] = {}
-    for fold_name, running in trainers.items():
-        model = _open_model(running, trainer, restart, others=not folds.keys() >= _folds_in(path))
-        results[fold_name] = train_and_validate(running, model, dataset, cases)
+    if dask is None:
+        model = _open_model(trainers, trainer, restart)
+        results = {f: train_and_validate(t, model, dataset, cases) for f, t in trainers.items()}
+    else:
+        results = _train_elsewhere(
+            dask, workspace, dataset, trainers, restart, trainer=trainer, settings=settings,
+            plan_name=plan_name, device=device, precision=precision, workers=workers,
+            configuration=used,
+        )  # fmt: skip
     if wanted == "cv":
-        _gather(path, [name for name, scores in results.items() if scores])
+        _gather(path, results)
     return Trained(model=path, folds=results)
 
 
-def _open_model(trainer: Trainer, name: str, restart: bool, *, others: bool) -> ModelFolder:
-    """The trainer's model folder; to begin anew, its fold is deleted.
+def _require_trainer(name: str) -> None:
+    """Refuse a name that nobody has before anything else is looked at."""
+    from renalplan.trainers.registry import trainer_path
+
+    trainer_path(name)
+
+
+def _make_trainers(
+    kind: type[Trainer],
+    values: TrainerSettings,
+    task_of: Callable[..., TrainingTask],
+    folds: dict[str, Fold],
+    unlabelled: tuple[Case, ...],
+    patients: dict[str, str],
+) -> dict[str, Trainer]:
+    """A trainer a fold, each of which has found nothing wrong."""
+    trainers: dict[str, Trainer] = {}
+    for name, fold in folds.items():
+        images = _images_alone(unlabelled, fold, patients)
+        trainers[name] = kind(task_of(fold=fold, fold_name=name, **images), values)
+        trainers[name].check()
+    return trainers
+
+
+def _open_model(trainers: dict[str, Trainer], name: str, restart: bool) -> ModelFolder:
+    """The model folder of all these folds; to begin anew, they are deleted first.
+
+    Its description is written here, once, before any fold is trained: folds that are trained at the
+    same time only read it.
 
     Args:
-        trainer: Of one fold.
-        name: What it was called by.
+        trainers: Of the folds.
+        name: What they were called by.
         restart: Begin anew.
-        others: Whether folds that stay are in the folder, which its description must go on to fit.
     """
     from renalplan.trainers.trainer import open_or_create
 
-    model = open_or_create(trainer.task.model.path, trainer, name, anew=restart and not others)
-    if restart:
+    first = next(iter(trainers.values()))
+    path = first.task.model.path
+    others = not trainers.keys() >= _folds_in(path)  # what they are described by must go on to hold
+    model = open_or_create(path, first, name, anew=restart and not others)
+    for trainer in trainers.values() if restart else ():
         shutil.rmtree(trainer.task.fold_folder, ignore_errors=True)
-        (model.path / POSTPROCESSING).unlink(missing_ok=True)  # chosen by scores that are gone
+        (path / POSTPROCESSING).unlink(missing_ok=True)  # chosen by scores that are gone
+    for trainer in trainers.values():
+        open_or_create(path, trainer, name)
     return model
+
+
+def _train_elsewhere(
+    dask: str,
+    workspace: Workspace,
+    dataset: Dataset,
+    trainers: dict[str, Trainer],
+    restart: bool,
+    **asked: Any,
+) -> dict[str, dict[str, float]]:
+    """Have the workers of a dask scheduler train; `asked` are further arguments of `train`."""
+    from renalplan.fold_jobs import train_folds
+
+    task = next(iter(trainers.values())).task
+    path = task.model.path
+    seen = (dataset.folder / "dataset.json", task.stores / "plan.json")
+    with open_executor(None, dask, reads=seen, writes=path, case_seconds=math.inf) as executor:
+        _open_model(trainers, asked["trainer"], restart)
+        places = {"task": dataset.folder.absolute(), "workspace": workspace.root.absolute()}
+        arguments = asked | {name: str(place) for name, place in places.items()}
+        return train_folds(list(trainers), arguments | {"name": path.name}, executor)
 
 
 def _folds_in(path: Path) -> set[str]:
     return {p.name.removeprefix("fold_") for p in path.glob("fold_*")}
 
 
-def _gather(path: Path, folds: list[str]) -> None:
+def _gather(path: Path, results: dict[str, dict[str, float]]) -> None:
     """One table of the folds that were scored."""
+    folds = [fold for fold, scores in results.items() if scores]
     from renalplan.evaluation.crossval import gather_folds
 
     if not folds:
@@ -154,17 +211,15 @@ def _gather(path: Path, folds: list[str]) -> None:
 
 def _task_on(
     device: str,
-    precision: Literal["auto", "fp32", "bf16", "fp16"],
-    workers: int | None,
+    precision: Precision,
+    workers: int,
     progress: bool,
 ) -> Callable[..., TrainingTask]:
     """`TrainingTask` with the hardware filled in; a precision it does not have is refused."""
     from renalplan.trainers.loop import choose_precision
     from renalplan.trainers.task import Hardware, TrainingTask
 
-    hardware = Hardware(
-        device=device, precision=precision, workers=_data_workers(workers), progress=progress
-    )
+    hardware = Hardware(device=device, precision=precision, workers=workers, progress=progress)
     choose_precision(hardware)
     return partial(TrainingTask, hardware=hardware)
 

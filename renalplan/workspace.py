@@ -25,6 +25,10 @@ class Workspace:
         chosen = given or os.environ.get("RENALPLAN_WORKSPACE") or "renalplan_workspace"
         return cls(Path(chosen).expanduser())
 
+    def absolute(self) -> Workspace:
+        """The same folder by a name that holds on other machines, whatever their current folder."""
+        return Workspace(self.root.absolute())
+
     @property
     def raw_folders(self) -> list[Path]:
         """Where datasets are looked up: our own folder, then nnU-Net's if its variable is set."""

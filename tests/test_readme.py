@@ -21,6 +21,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 COMMAND = re.compile(
     r"renalplan_(?:check|plan_and_preprocess|train|find_best|predict|ensemble|evaluate|phantom)\b.*"
 )
+# options of dask's and SLURM's commands
+FOREIGN = {"--nthreads", "--nworkers", "--memory-limit", "--gres"}
 # made by the commands or by the user, not part of the checkout
 MADE = (
     "demo/",
@@ -92,7 +94,7 @@ def test_the_pages_show_every_command() -> None:
 def test_every_option_named_alone_exists(page: Path) -> None:
     code = "".join(path.read_text() for path in (ROOT / "renalplan" / "cli").glob("*.py"))
     declared = re.findall(r'"(--[a-zA-Z_-]+)"', code)
-    known = {*declared, "--help", "--no-tta", "--no-postprocessing"}
+    known = {*declared, *FOREIGN, "--help", "--no-tta", "--no-postprocessing"}
     text = re.sub(r"(?:pip|git|pytest|python)\b[^`\n]*", "", page.read_text())
     assert set(re.findall(r"(?<![\w-])--[a-zA-Z][\w-]*", text)) <= known
 

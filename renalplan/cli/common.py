@@ -26,7 +26,7 @@ def command(function: Main) -> Main:
     def run(arguments: list[str] | None = None) -> int:
         name = f"renalplan_{function.__name__}"
         try:
-            with _logging_to_stderr():
+            with logging_to_stderr():
                 status = function(arguments)
                 sys.stdout.flush()  # here, where a reader that has gone away can be noticed
                 return status
@@ -59,7 +59,7 @@ class _ToStderr(logging.StreamHandler):
 
 
 @contextmanager
-def _logging_to_stderr() -> Iterator[None]:
+def logging_to_stderr() -> Iterator[None]:
     """Show what our own modules say, once: a library may have given the root logger a handler too."""
     logger = logging.getLogger("renalplan")
     logger.setLevel(logging.INFO)
@@ -121,6 +121,15 @@ def add_task(parser: argparse.ArgumentParser) -> None:
 def add_workers(parser: argparse.ArgumentParser, what: str) -> None:
     """--workers, with what it means here."""
     parser.add_argument("--workers", type=int, metavar="N", help=what)
+
+
+def add_dask(parser: argparse.ArgumentParser, what: str) -> None:
+    """--dask, with what the cluster's workers do."""
+    parser.add_argument(
+        "--dask",
+        metavar="ADDRESS",
+        help=f"dask scheduler whose workers {what}; they must see the same files",
+    )
 
 
 def add_postprocessing(parser: argparse.ArgumentParser) -> None:

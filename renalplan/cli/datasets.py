@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from renalplan.cli.common import add_task, add_workers, command, make_parser, require_folder
+from renalplan.cli.common import (
+    add_dask,
+    add_task,
+    add_workers,
+    command,
+    make_parser,
+    require_folder,
+)
 from renalplan.errors import UsageError
 from renalplan.workspace import Workspace
 
@@ -17,19 +24,20 @@ def check(arguments: list[str] | None = None) -> int:
     )
     add_task(parser)
     add_workers(parser, "processes to read with (default: one a core; 0: this one)")
+    add_dask(parser, "read")
     given = parser.parse_args(arguments)
 
     from renalplan.dataset import UNLABELLED, Dataset
     from renalplan.integrity import check_dataset, list_cases
-    from renalplan.planning import default_workers
     from renalplan.progress import counter
 
     dataset = Dataset.open(Workspace.find(given.workspace).dataset_folder(given.task))
     found = list_cases(dataset)[1]
     count = len(found)
-    workers = default_workers(count) if given.workers is None else given.workers
     with counter(count, "check") as advance:
-        problems = check_dataset(dataset, workers=workers, on_case=lambda _: advance())
+        problems = check_dataset(
+            dataset, workers=given.workers, dask=given.dask, on_case=lambda _: advance()
+        )
     for line in problems:
         print(line)
     extra = sum(case.images[0].parent.name == UNLABELLED for case in found)

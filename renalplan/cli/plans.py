@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from renalplan.cli.common import add_task, add_workers, command, make_parser
+from renalplan.cli.common import add_dask, add_task, add_workers, command, make_parser
 from renalplan.plan_files import plan_names
 from renalplan.workspace import Workspace
 
@@ -24,6 +24,7 @@ def plan_and_preprocess(arguments: list[str] | None = None) -> int:
     )
     add_task(parser)
     add_workers(parser, "processes (default: one a core; 0: this one)")
+    add_dask(parser, "measure and preprocess")
     parser.add_argument(
         "--planner",
         help="renal (default), nnunet, resenc_m, resenc_l, resenc_xl, bisc, coarse_to_fine",
@@ -74,6 +75,7 @@ def plan_and_preprocess(arguments: list[str] | None = None) -> int:
         configurations=given.configuration,
         workspace=Workspace.find(given.workspace),
         workers=given.workers,
+        dask=given.dask,
         replan=given.replan,
         remember=stated.keys() <= {"planner", "name"},
     )

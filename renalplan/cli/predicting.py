@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from renalplan.cli.common import (
+    add_dask,
     add_plugins,
     add_postprocessing,
     add_workers,
@@ -125,9 +126,7 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--part", type=int, metavar="I", help="which part this machine predicts, 0 to N-1"
     )
-    parser.add_argument(
-        "--dask", metavar="ADDRESS", help="dask scheduler whose workers predict, on shared files"
-    )
+    add_dask(parser, "predict")
     add_workers(
         parser,
         "processes that read the next cases while one is computed, a scan more in memory each; "

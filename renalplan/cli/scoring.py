@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from renalplan.cli.common import add_workers, command, make_parser, require_folder
+from renalplan.cli.common import add_dask, add_workers, command, make_parser, require_folder
 
 
 @command
@@ -28,6 +28,7 @@ def evaluate(arguments: list[str] | None = None) -> int:
         help="exit with status 1 if a structure's mean Dice is lower",
     )
     add_workers(parser, "processes (default: this one)")
+    add_dask(parser, "score")
     given = parser.parse_args(arguments)
 
     from renalplan.evaluation.evaluate import evaluate_folders
@@ -38,7 +39,13 @@ def evaluate(arguments: list[str] | None = None) -> int:
     out = given.out or given.predictions
     require_folder(out)
     evaluation = evaluate_folders(
-        given.predictions, given.references, None, out, given.images, workers=given.workers or 0
+        given.predictions,
+        given.references,
+        None,
+        out,
+        given.images,
+        workers=given.workers,
+        dask=given.dask,
     )
     for name, structure in evaluation.summary.structures.items():
         dice = structure.scores["dice"]

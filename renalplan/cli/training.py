@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from renalplan.cli.common import add_workers, command, make_parser
+from renalplan.cli.common import add_dask, add_workers, command, make_parser
 from renalplan.imports import trainer_entry_points
 from renalplan.workspace import Workspace
 
@@ -47,6 +47,7 @@ def train(arguments: list[str] | None = None) -> int:
         default="auto",
         help="auto: fp32 on a CPU, half precision on a GPU",
     )
+    add_dask(parser, "train, one fold each")
     parser.add_argument(
         "--restart", action="store_true", help="delete what this fold has, begin anew"
     )
@@ -71,6 +72,7 @@ def train(arguments: list[str] | None = None) -> int:
         workers=given.workers,
         workspace=Workspace.find(given.workspace),
         restart=given.restart,
+        dask=given.dask,
     )
     for fold, dice in trained.folds.items():
         scores = ", ".join(f"{name} {value:.3f}" for name, value in dice.items())

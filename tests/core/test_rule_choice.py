@@ -14,6 +14,7 @@ from renalplan.geometry import Grid
 from renalplan.held_out import HeldOut
 from renalplan.images import write_file_array
 from renalplan.labels import LabelScheme
+from renalplan.parallel import Here, Processes
 from renalplan.postprocessing import (
     AtMostTwoKidneys,
     LesionsTouchKidney,
@@ -60,7 +61,7 @@ def test_what_helps_is_kept_and_what_hurts_is_not(tmp_path: Path) -> None:
     stray = truth()
     stray[1:3, 1:3, 19:21] = 2  # 8 voxels far from any kidney, more than the small tumor
     cases = write(tmp_path, stray, truth())
-    choice = choose_rules(cases, SCHEME, progress=False)
+    choice = choose_rules(cases, SCHEME, executor=Here(), progress=False)
     plain = [np.mean([dice(stray, value), 1]) for value in (1, 2)]
     assert choice.plain == pytest.approx(dict(zip(("kidney", "tumor"), plain, strict=True)))
     assert choice.rules == (LesionsTouchKidney(),)
@@ -91,7 +92,7 @@ def test_a_rule_must_not_help_one_structure_at_the_cost_of_another(tmp_path: Pat
 def test_a_rule_that_only_repeats_another_is_not_added(tmp_path: Path) -> None:
     third = truth()
     third[0:2, 0:2, 18:20] = 1  # a third kidney, and a speck of one
-    choice = choose_rules(write(tmp_path, third), SCHEME, progress=False)
+    choice = choose_rules(write(tmp_path, third), SCHEME, executor=Here(), progress=False)
     assert choice.rules == (AtMostTwoKidneys(),)
     alone = {str(t.rule): t.mean_dice for t in choice.tried}
     assert alone[str(MinimumVolume(structure="kidney", ml=0.05))] == 1  # would have done as well
@@ -105,7 +106,7 @@ def test_of_alternatives_the_best_is_taken(tmp_path: Path) -> None:
     odd[10:12, 17:20, 38:40] = 1  # so that this is the second: 12 voxels
     odd[0, 0, 39] = 1  # and this the third
     odd[4:7, 8:11, 12:15] = 2
-    choice = choose_rules(write(tmp_path, odd), SCHEME, progress=False)
+    choice = choose_rules(write(tmp_path, odd), SCHEME, executor=Here(), progress=False)
     assert choice.rules == (AtMostTwoKidneys(), MinimumVolume(structure="kidney", ml=0.05))
     odd[10:12, 17:20, 38:40] = odd[0, 0, 39] = 0
     assert choice.dice["kidney"] == pytest.approx(dice(odd, 1))
@@ -114,8 +115,9 @@ def test_of_alternatives_the_best_is_taken(tmp_path: Path) -> None:
 def test_several_processes_say_what_one_says(tmp_path: Path) -> None:
     cases = write(tmp_path, truth(), np.roll(truth(), 1, 2), np.roll(truth(), 2, 1))
     sets = [(), (AtMostTwoKidneys(), LesionsTouchKidney())]
-    one = score_rule_sets(cases, SCHEME, sets, workers=0, progress=False)
-    assert score_rule_sets(cases, SCHEME, sets, workers=2, progress=False) == one
+    one = score_rule_sets(cases, SCHEME, sets, executor=Here(), progress=False)
+    with Processes(2) as two:
+        assert score_rule_sets(cases, SCHEME, sets, executor=two, progress=False) == one
     assert one[0]["kidney"] == pytest.approx(
         np.mean([dice(np.roll(truth(), *how), 1) for how in ((0, 0), (1, 2), (2, 1))])
     )
@@ -142,11 +144,11 @@ def test_a_damaged_or_foreign_file_is_named(tmp_path: Path) -> None:
     cases = write(tmp_path, truth(), truth())
     cases[1].prediction.write_bytes(b"no image")
     with pytest.raises(DatasetError, match=r"found/1.nii.gz cannot be read"):
-        choose_rules(cases, SCHEME, progress=False)
+        choose_rules(cases, SCHEME, executor=Here(), progress=False)
     grid = Grid(
         size=(4, 4, 4), spacing=(1.0, 1.0, 1.0), origin=(0.0, 0.0, 0.0),
         direction=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
     )  # fmt: skip
     write_file_array(cases[1].prediction, np.zeros((4, 4, 4), np.uint8), grid)
     with pytest.raises(DatasetError, match=r"found/1.nii.gz does not lie on the grid of"):
-        choose_rules(cases, SCHEME, progress=False)
+        choose_rules(cases, SCHEME, executor=Here(), progress=False)

@@ -11,9 +11,11 @@ import pytest
 from renalplan import store_dataset as module
 from renalplan.dataset import Case, Dataset
 from renalplan.errors import DatasetError
+from renalplan.executors import open_executor
 from renalplan.files import content_hash
 from renalplan.images import read_volume
 from renalplan.labels import LabelScheme
+from renalplan.parallel import Here
 from renalplan.plan import Plan, StagePlan
 from renalplan.store import open_items, read_case
 from renalplan.store_dataset import StoreJob, hash_inputs, outdated, store_dataset
@@ -50,8 +52,9 @@ class Setup:
         return [case.id for case in found]
 
     def store(self, workers: int = 0) -> list[str]:
-        done = store_dataset(self.cases, self.hashes, self.job, self.stages, workers)
-        return [case.id for case in done]
+        with open_executor(workers) as executor:
+            done = store_dataset(self.cases, self.hashes, self.job, self.stages, executor)
+            return [case.id for case in done]
 
     def times(self) -> dict[str, int]:
         """When each stored file was written, by `stage/name`."""
@@ -208,7 +211,7 @@ def test_a_failing_case_is_reported_after_the_others_are_done(
     setup: Setup, write: Callable[..., Path]
 ) -> None:
     write(setup.folder / "labelsTr" / "case_1.nii.gz", np.ones((7, 10, 12), np.uint8))
-    done = store_dataset(setup.cases, setup.hashes, setup.job, setup.stages, 0)
+    done = store_dataset(setup.cases, setup.hashes, setup.job, setup.stages, Here())
     assert [next(done).id for _ in CASES] == CASES
     with pytest.raises(DatasetError, match=r"case_1.nii.gz does not lie .* \(12, 10, 7\) voxels"):
         next(done)
@@ -231,7 +234,7 @@ def test_an_unlabelled_case_is_stored_whole_and_without_labels(setup: Setup) -> 
     case = Case(id="extra", images=setup.cases[0].images, patient="extra")
     scheme: LabelScheme = setup.job.scheme
     job = StoreJob(setup.plan, scheme, setup.out)
-    list(store_dataset((case,), {"extra": "hash"}, job, setup.stages, 0))
+    list(store_dataset((case,), {"extra": "hash"}, job, setup.stages, Here()))
     for stage in ("locate", "fine"):
         folder = setup.out / stage
         assert sorted(path.name for path in folder.iterdir()) == [

@@ -20,7 +20,7 @@ from renalplan.images import read_volume
 from renalplan.inference.failures import ForeignError
 from renalplan.inference.readers import TICK_SECONDS, ReadAhead, Reader, ReadHere, open_scans
 from renalplan.inference.scans import ScanFiles
-from renalplan.inference.vitals import Patience, cause_of_death, vitals
+from renalplan.vitals import Patience, cause_of_death, vitals
 
 Write = Callable[..., np.ndarray]
 STUB = "stub_readers:read"
