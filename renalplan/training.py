@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from renalplan.boxes import BOXES
 from renalplan.case_labels import canonical_boxes
 from renalplan.dataset import Case, Dataset, DatasetDescription
-from renalplan.errors import RenalplanError, TrainingError, UsageError
+from renalplan.errors import RenalplanError, UsageError
 from renalplan.files import read_record
+from renalplan.fold_validation import FoldValidation
 from renalplan.model_folder import ModelFolder
 from renalplan.plan import Plan
 from renalplan.plan_files import find_plan
 from renalplan.planning import SPLITS
 from renalplan.postprocessing import POSTPROCESSING
 from renalplan.splits import Fold, choose_fold, load_splits, parse_fold
+from renalplan.training_budget import CommandBudget, check_settings, require_same_way
 from renalplan.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -33,10 +37,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training command leaves: the model folder and mean Dice of held-out cases by fold."""
+    """What a training command leaves: the model folder and mean Dice of held-out cases by fold.
+
+    `stopped` is the signal that asked to stop, if folds were left out for it.
+    """
 
     model: Path
     folds: dict[str, dict[str, float]]
+    stopped: int | None = None
 
 
 def train(
@@ -54,6 +62,7 @@ def train(
     progress: bool = True,
     workspace: Workspace | None = None,
     restart: bool = False,
+    budget: str | None = None,
 ) -> Trained:
     """Train a fold, `all` cases, or the folds in turn (`cv`), and validate on the held-out cases.
 
@@ -72,12 +81,15 @@ def train(
         progress: Show a progress bar.
         workspace: Where everything is.
         restart: Delete what this fold has, and begin anew.
+        budget: Time for all that this call does, e.g. `6h`; epochs are then the most there are. Ctrl-C
+            or SIGTERM, once, finishes the fold early.
 
     Raises:
         UsageError: anything asked for that does not exist, before any work starts.
     """
     from renalplan.trainers.registry import trainer_path
 
+    began = time.monotonic()
     trainer_path(trainer)
     wanted = parse_fold(str(fold))
     workspace = workspace or Workspace.find()
@@ -112,13 +124,34 @@ def train(
         trainers[fold_name] = kind(task_of(fold=split, fold_name=fold_name, **images), values)
         trainers[fold_name].check()
     _require_stores(plan_folder, plan, used, needed)
+    timed = None
+    if budget is not None:
+        timed = CommandBudget(budget, [t.task.fold_folder for t in trainers.values()], began)
+        check_settings(settings or [])
+    for running in () if restart else trainers.values():
+        require_same_way(running.task.fold_folder, budget=budget is not None)
     results: dict[str, dict[str, float]] = {}
-    for fold_name, running in trainers.items():
-        model = _open_model(running, trainer, restart, others=not folds.keys() >= _folds_in(path))
-        results[fold_name] = train_and_validate(running, model, dataset, cases)
+    with timed.stop.listening() if timed else nullcontext():
+        for fold_name, running in trainers.items():
+            others = not folds.keys() >= _folds_in(path)
+            model = _open_model(running, trainer, restart, others=others)
+            results[fold_name] = train_and_validate(running, model, dataset, cases, timed, workers)
+            if timed and timed.stop.signal:
+                break
     if wanted == "cv":
         _gather(path, [name for name, scores in results.items() if scores])
-    return Trained(model=path, folds=results)
+    return Trained(model=path, folds=results, stopped=_left_out(folds, results, timed))
+
+
+def _left_out(
+    folds: dict[str, Fold], done: dict[str, Any], timed: CommandBudget | None
+) -> int | None:
+    """The signal for which folds were not begun, None if all are done."""
+    left = [name for name in folds if name not in done]
+    if timed is None or not left:
+        return None
+    log.warning("stopped early: not trained: fold %s; the same command continues.", ", ".join(left))
+    return timed.stop.signal
 
 
 def _open_model(trainer: Trainer, name: str, restart: bool, *, others: bool) -> ModelFolder:
@@ -170,58 +203,36 @@ def _task_on(
 
 
 def train_and_validate(
-    trainer: Trainer, model: ModelFolder, dataset: Dataset, cases: dict[str, Case]
+    trainer: Trainer,
+    model: ModelFolder,
+    dataset: Dataset,
+    cases: dict[str, Case],
+    budget: CommandBudget | None = None,
+    workers: int | None = None,
 ) -> dict[str, float]:
     """Run a fold's phases, then predict its held-out scans as any scan and score them.
+
+    Args:
+        trainer: Of the fold.
+        model: Where it goes.
+        dataset: With the scans and their labels.
+        cases: Case id -> case.
+        budget: The time there is; None trains as many epochs as the settings say.
+        workers: Data workers, if somebody asked for a number.
 
     Returns:
         Structure -> mean Dice; empty if nothing is held out, or nothing with labels.
     """
+    validation = FoldValidation(trainer, model, dataset, cases)
+    if budget is None:
+        trainer.run()
+        return validation.run()
+    own = budget.of(trainer.task.fold_folder, workers, validation if validation.judged else None)
+    trainer.task = replace(trainer.task, budget=own)
     trainer.run()
-    task = trainer.task
-    judged = [case for case in task.fold.val if cases[case].label is not None]
-    if left_out := len(task.fold.val) - len(judged):
-        log.info(
-            "fold %s: %d of %d held-out cases have boxes and no labels, so they are not scored",
-            task.fold_name, left_out, len(task.fold.val),
-        )  # fmt: skip
-    if not judged:
-        return {}
-    from renalplan.evaluation.evaluate import evaluate_folders
-    from renalplan.images import image_ending
-    from renalplan.inference.options import InferenceOptions
-    from renalplan.inference.predictor import Predictor
-    from renalplan.inference.report import REPORT
-    from renalplan.inference.scans import ScanFiles
-
-    out = task.fold_folder / "validation"
-    options = InferenceOptions(device=task.hardware.device)
-    predictor = Predictor.from_model(
-        model, [task.fold_name], options, unfinished=True, postprocessing=False
-    )  # what the networks say is scored; renalplan_find_best chooses rules by these scores
-    scans = [
-        ScanFiles(id=c, images=images, ending=image_ending(images[0]) or ".nii.gz")
-        for c in judged
-        for images in [_channels_of(cases[c], task.channels)]
-    ]
-    report = predictor.predict_folder(
-        scans,
-        out,
-        workers=min(1, task.hardware.workers),
-        overwrite=not (out / REPORT).is_file(),  # nobody else writes into a fold's folder
-    )
-    if report.failed:
-        case, reason = next(iter(report.failed.items()))
-        raise TrainingError(f"validation of {case} failed: {reason}")
-    evaluation = evaluate_folders(
-        out, dataset.folder / "labelsTr", task.scheme, out, cases=set(judged)
-    )
-    scores = evaluation.summary.structures.items()
-    return {name: structure.scores["dice"].mean for name, structure in scores}
-
-
-def _channels_of(case: Case, wanted: tuple[int, ...] | None) -> tuple[Path, ...]:
-    return case.images if wanted is None else tuple(case.images[number] for number in wanted)
+    scores = validation.run()
+    budget.finish(own)
+    return scores
 
 
 def _method(

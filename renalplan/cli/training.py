@@ -37,6 +37,12 @@ def train(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--help-trainer", metavar="TRAINER", help="show a trainer's hyperparameters"
     )
+    parser.add_argument(
+        "--budget",
+        metavar="TIME",
+        help="time for the whole command, validation included: 6h, 90m, 1h30m; a probe chooses workers "
+        "and epochs (at most the settings'), and Ctrl-C, once, anneals, validates and finishes",
+    )
     parser.add_argument("--plan", help="which plan, if there are several")
     parser.add_argument("--configuration", help="which of the plan's configurations")
     parser.add_argument("--name", help="name of the model folder (default: the trainer's)")
@@ -71,12 +77,13 @@ def train(arguments: list[str] | None = None) -> int:
         workers=given.workers,
         workspace=Workspace.find(given.workspace),
         restart=given.restart,
+        budget=given.budget,
     )
     for fold, dice in trained.folds.items():
         scores = ", ".join(f"{name} {value:.3f}" for name, value in dice.items())
         print(f"fold {fold}: {'mean Dice of held-out cases: ' + scores if scores else 'trained'}")
     print(f"model: {trained.model}")
-    return 0
+    return 0 if trained.stopped is None else 128 + trained.stopped
 
 
 def _show_settings(trainer: str) -> int:
