@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from renalplan.boxes import BOXES
 from renalplan.case_labels import canonical_boxes
@@ -24,7 +23,7 @@ from renalplan.plan_files import find_plan
 from renalplan.planning import SPLITS
 from renalplan.postprocessing import POSTPROCESSING
 from renalplan.splits import Fold, choose_fold, load_splits, parse_fold
-from renalplan.training_budget import CommandBudget, check_settings, require_same_way
+from renalplan.training_budget import CommandBudget, choose_budget
 from renalplan.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -63,6 +62,7 @@ def train(
     workspace: Workspace | None = None,
     restart: bool = False,
     budget: str | None = None,
+    since: float | None = None,
 ) -> Trained:
     """Train a fold, `all` cases, or the folds in turn (`cv`), and validate on the held-out cases.
 
@@ -73,23 +73,21 @@ def train(
         settings: `name=value` changes of its hyperparameters.
         plan_name: Which plan, if the dataset has several.
         configuration: Which of the plan's configurations; its default one if None.
-        name: Of the model folder; by default the trainer's, with plan and configuration if they are
-            not the default ones.
+        name: Of the model folder; by default the trainer's, with what is no default of the plan.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto is fp32 on the CPU, bf16 (or fp16) autocast on a GPU.
         workers: Processes that prepare batches; None takes all cores but one.
         progress: Show a progress bar.
         workspace: Where everything is.
         restart: Delete what this fold has, and begin anew.
-        budget: Time for all that this call does, e.g. `6h`; epochs are then the most there are. Ctrl-C
-            or SIGTERM, once, finishes the fold early.
+        budget: Time for all of this, e.g. `6h`; Ctrl-C or SIGTERM, once, then finishes the fold early.
+        since: When the budget began to run, `time.monotonic()`; now if None.
 
     Raises:
         UsageError: anything asked for that does not exist, before any work starts.
     """
     from renalplan.trainers.registry import trainer_path
 
-    began = time.monotonic()
     trainer_path(trainer)
     wanted = parse_fold(str(fold))
     workspace = workspace or Workspace.find()
@@ -100,7 +98,6 @@ def train(
     patients = {case.id: case.patient for case in cases.values()}
     splits = load_splits(preprocessed / SPLITS, patients)
     folds = _folds(wanted, splits, tuple(cases))
-    description = read_record(preprocessed / "dataset.json", DatasetDescription)
 
     kind, values = _method(trainer, settings or [], device)
     boxed = _boxed(kind, trainer, dataset)
@@ -112,7 +109,7 @@ def train(
         _task_on(device, precision, workers, progress),
         plan=plan,
         configuration=used,
-        description=description,
+        description=read_record(preprocessed / "dataset.json", DatasetDescription),
         stores=plan_folder,
         model=ModelFolder(path),
         boxes=canonical_boxes(cases.values()) if kind.uses_boxes else {},
@@ -124,34 +121,33 @@ def train(
         trainers[fold_name] = kind(task_of(fold=split, fold_name=fold_name, **images), values)
         trainers[fold_name].check()
     _require_stores(plan_folder, plan, used, needed)
-    timed = None
-    if budget is not None:
-        timed = CommandBudget(budget, [t.task.fold_folder for t in trainers.values()], began)
-        check_settings(settings or [])
-    for running in () if restart else trainers.values():
-        require_same_way(running.task.fold_folder, budget=budget is not None)
-    results: dict[str, dict[str, float]] = {}
-    with timed.stop.listening() if timed else nullcontext():
-        for fold_name, running in trainers.items():
-            others = not folds.keys() >= _folds_in(path)
-            model = _open_model(running, trainer, restart, others=others)
-            results[fold_name] = train_and_validate(running, model, dataset, cases, timed, workers)
-            if timed and timed.stop.signal:
-                break
+    timed = choose_budget(budget, settings or [], trainers, since, restart=restart)
+    results = _train_folds(trainers, trainer, dataset, cases, restart, timed, workers)
     if wanted == "cv":
         _gather(path, [name for name, scores in results.items() if scores])
-    return Trained(model=path, folds=results, stopped=_left_out(folds, results, timed))
+    return Trained(path, results, timed.left_out(folds.keys() - results) if timed else None)
 
 
-def _left_out(
-    folds: dict[str, Fold], done: dict[str, Any], timed: CommandBudget | None
-) -> int | None:
-    """The signal for which folds were not begun, None if all are done."""
-    left = [name for name in folds if name not in done]
-    if timed is None or not left:
-        return None
-    log.warning("stopped early: not trained: fold %s; the same command continues.", ", ".join(left))
-    return timed.stop.signal
+def _train_folds(
+    trainers: dict[str, Trainer],
+    name: str,
+    dataset: Dataset,
+    cases: dict[str, Case],
+    restart: bool,
+    timed: CommandBudget | None,
+    workers: int | None,
+) -> dict[str, dict[str, float]]:
+    """Fold -> mean Dice by structure, of all folds or those before somebody asked to stop."""
+    results: dict[str, dict[str, float]] = {}
+    with timed.stop.listening() if timed else nullcontext():
+        for fold, running in trainers.items():
+            others = not trainers.keys() >= _folds_in(running.task.model.path)
+            model = _open_model(running, name, restart, others=others)
+            with timed.fold(running, model, dataset, cases, workers) if timed else nullcontext():
+                results[fold] = train_and_validate(running, model, dataset, cases)
+            if timed and timed.stop.signal:
+                break
+    return results
 
 
 def _open_model(trainer: Trainer, name: str, restart: bool, *, others: bool) -> ModelFolder:
@@ -203,36 +199,15 @@ def _task_on(
 
 
 def train_and_validate(
-    trainer: Trainer,
-    model: ModelFolder,
-    dataset: Dataset,
-    cases: dict[str, Case],
-    budget: CommandBudget | None = None,
-    workers: int | None = None,
+    trainer: Trainer, model: ModelFolder, dataset: Dataset, cases: dict[str, Case]
 ) -> dict[str, float]:
     """Run a fold's phases, then predict its held-out scans as any scan and score them.
-
-    Args:
-        trainer: Of the fold.
-        model: Where it goes.
-        dataset: With the scans and their labels.
-        cases: Case id -> case.
-        budget: The time there is; None trains as many epochs as the settings say.
-        workers: Data workers, if somebody asked for a number.
 
     Returns:
         Structure -> mean Dice; empty if nothing is held out, or nothing with labels.
     """
-    validation = FoldValidation(trainer, model, dataset, cases)
-    if budget is None:
-        trainer.run()
-        return validation.run()
-    own = budget.of(trainer.task.fold_folder, workers, validation if validation.judged else None)
-    trainer.task = replace(trainer.task, budget=own)
     trainer.run()
-    scores = validation.run()
-    budget.finish(own)
-    return scores
+    return FoldValidation(trainer, model, dataset, cases).run()
 
 
 def _method(

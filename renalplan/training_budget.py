@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from renalplan.durations import parse_duration
+from renalplan.dataset import Case, Dataset
+from renalplan.durations import duration_text, parse_duration
 from renalplan.errors import UsageError
+from renalplan.fold_validation import FoldValidation
+from renalplan.model_folder import FINISHED, ModelFolder
 
 if TYPE_CHECKING:
-    from renalplan.trainers.budget import FoldBudget, Validation
+    from renalplan.trainers.budget import FoldBudget
     from renalplan.trainers.stopping import StopRequest
+    from renalplan.trainers.trainer import Trainer
 
 SCHEDULES = ("schedule", "time_decay", "decay_rate")  # settings of learning rates over time
 log = logging.getLogger(__name__)
@@ -29,63 +36,110 @@ class CommandBudget:
         stop: Whether somebody asked to stop.
     """
 
-    def __init__(self, text: str, folders: list[Path], since: float) -> None:
+    def __init__(
+        self, text: str, settings: list[str], trainers: dict[str, Trainer], since: float | None
+    ) -> None:
         """Of a command line.
 
         Args:
             text: `6h`.
-            folders: Of the folds.
-            since: When the command began, `time.monotonic()`.
+            settings: `name=value` changes of the trainer's.
+            trainers: Of the folds.
+            since: When the command began, `time.monotonic()`; now if None.
 
         Raises:
-            UsageError: that is no length of time.
+            UsageError: that is no length of time, or a setting would be idle.
         """
         from renalplan.trainers.stopping import StopRequest
 
         self.seconds = parse_duration(text, "--budget")
+        check_settings(settings)
         self.stop: StopRequest = StopRequest()
-        self._folders = folders
-        self._since = since
+        self._folders = [trainer.task.fold_folder for trainer in trainers.values()]
+        self._since = time.monotonic() if since is None else since
 
-    def of(self, folder: Path, workers: int | None, validation: Validation | None) -> FoldBudget:
-        """The budget of the fold that begins now, see `FoldBudget`."""
+    @contextmanager
+    def fold(
+        self,
+        trainer: Trainer,
+        model: ModelFolder,
+        dataset: Dataset,
+        cases: dict[str, Case],
+        workers: int | None,
+    ) -> Iterator[FoldBudget]:
+        """Give a trainer its fold's share of the time, while the block trains and validates it.
+
+        Args:
+            trainer: Of the fold that begins now.
+            model: Its model folder.
+            dataset: With the scans and their labels.
+            cases: Case id -> case.
+            workers: Data workers, if somebody asked for a number.
+        """
         from renalplan.trainers.budget import FoldBudget, read_budget
         from renalplan.trainers.clock import Clock
 
+        folder = trainer.task.fold_folder
         known = {path: read_budget(path) for path in self._folders}
-        over = [path for path in self._folders if _is_over(path)]
+        over = [path for path in self._folders if path != folder and _is_over(path)]
         spent = sum(record.used for path in over if (record := known[path]))
-        open_folds = max(1, len(self._folders) - len(over) + (folder in over))
         old = known[folder]
-        clock = Clock(old.used if old else 0.0, since=self._since, stop=self.stop)
         self.stop.can_finish = False
-        return FoldBudget(
-            (self.seconds - spent) / open_folds,
+        validation = FoldValidation(trainer, model, dataset, cases)
+        budget = FoldBudget(
+            (self.seconds - spent) / (len(self._folders) - len(over)),
             folder,
-            clock,
+            Clock(old.used if old else 0.0, since=self._since, stop=self.stop),
             workers=workers,
-            validation=validation,
+            validation=validation if validation.judged else None,
+        )
+        trainer.task = replace(trainer.task, budget=budget)
+        yield budget
+        budget.note(over=True)
+        self._since = time.monotonic()  # the next fold's time runs from here
+        used = budget.clock.used()
+        log.info(
+            "fold %s: %s of %s used",
+            trainer.task.fold_name,
+            duration_text(used),
+            duration_text(budget.seconds),
         )
 
-    def finish(self, budget: FoldBudget) -> None:
-        """A fold is trained and validated; the next one's time runs from here."""
-        budget.note(over=True)
-        self._since = time.monotonic()
-        log.info(
-            "fold budget: %.0f of %.0f s used, %.1f %%",
-            budget.clock.used(),
-            budget.seconds,
-            100 * budget.clock.used() / budget.seconds,
-        )
+    def left_out(self, folds: Set[str]) -> int | None:
+        """The signal for which these folds were not begun; None if there are none."""
+        if not folds:
+            return None
+        left = ", ".join(sorted(folds))
+        log.warning("stopped early: not trained: folds %s; the same command continues.", left)
+        return self.stop.signal
 
 
 def _is_over(folder: Path) -> bool:
     """Whether a fold needs no more time."""
-    from renalplan.model_folder import FINISHED
     from renalplan.trainers.budget import read_budget
 
     record = read_budget(folder)
     return (folder / FINISHED).is_file() if record is None else record.over
+
+
+def choose_budget(
+    text: str | None,
+    settings: list[str],
+    trainers: dict[str, Trainer],
+    since: float | None,
+    *,
+    restart: bool,
+) -> CommandBudget | None:
+    """The budget that a command line asks for, None if it asks for none.
+
+    Raises:
+        UsageError: see `CommandBudget`, `require_same_way`.
+    """
+    budget = None if text is None else CommandBudget(text, settings, trainers, since)
+    if not restart:
+        folders = [trainer.task.fold_folder for trainer in trainers.values()]
+        require_same_way(folders, budget=budget is not None)
+    return budget
 
 
 def check_settings(settings: list[str]) -> None:
@@ -102,8 +156,12 @@ def check_settings(settings: list[str]) -> None:
             )
 
 
-def require_same_way(fold_folder: Path, *, budget: bool) -> None:
+def require_same_way(folders: list[Path], *, budget: bool) -> None:
     """A network that has begun must go on as it began: steps are counted in different ways.
+
+    Args:
+        folders: Of the folds.
+        budget: Whether there is one.
 
     Raises:
         UsageError: it began with a budget and there is none, or the other way round.
@@ -111,11 +169,14 @@ def require_same_way(fold_folder: Path, *, budget: bool) -> None:
     from renalplan.trainers.budget import BUDGET
     from renalplan.trainers.checkpoint import CHECKPOINT
 
-    begun = sorted(fold_folder.glob(f"*/{CHECKPOINT}"))
-    if not begun or (fold_folder / BUDGET).is_file() == budget:
-        return
-    one, other = ("without", "leave --budget out") if budget else ("with", "give --budget again")
-    raise UsageError(
-        f"{begun[0].parent} was begun {one} a budget; {other} to go on with it, or begin anew with "
-        "--restart."
-    )
+    for folder in folders:
+        begun = sorted(folder.glob(f"*/{CHECKPOINT}"))
+        if not begun or (folder / BUDGET).is_file() == budget:
+            continue
+        how, advice = "with", "give --budget again"
+        if budget:
+            how, advice = "without", "leave --budget out"
+        raise UsageError(
+            f"{begun[0].parent} was begun {how} a budget; {advice} to go on with it, or begin anew "
+            "with --restart."
+        )

@@ -37,6 +37,18 @@ NOTE_EVERY_S = 10.0
 log = logging.getLogger(__name__)
 
 
+class Begun(Record):
+    """A network whose training has begun.
+
+    Attributes:
+        at: When, seconds used by then.
+        decay: How far the decay of its learning rate was in the checkpoint, 0 to 1.
+    """
+
+    at: float
+    decay: float = 0.0
+
+
 class BudgetRecord(Record):
     """budget.json: what a fold's time was spent on; a run after a kill goes on with what is left.
 
@@ -44,7 +56,7 @@ class BudgetRecord(Record):
         seconds: What the last run gave the fold.
         used: Seconds used so far.
         over: Whether it is trained and validated.
-        begun: Network's phase -> when its training began, seconds used by then.
+        begun: Of each network's phase.
         paces: Network's phase -> what the probe found.
     """
 
@@ -52,7 +64,7 @@ class BudgetRecord(Record):
     seconds: float
     used: float = Field(ge=0)
     over: bool = False
-    begun: dict[str, float] = Field(default_factory=dict)
+    begun: dict[str, Begun] = Field(default_factory=dict)
     paces: dict[str, Pace] = Field(default_factory=dict)
 
 
@@ -158,16 +170,16 @@ class FoldBudget:
         if first and not (begun and len(self._to_train()) == 1):
             self._require_enough(task)
         if not begun:
-            self._save(begun={**self._record.begun, phase.name: self.clock.used()})
+            self._begin(phase, Begun(at=self.clock.used()))
         self.note()
-        begin = self._record.begun[phase.name]
-        schedule = TimedSchedule(phase, self._record.paces[phase.name], self.clock, self, begin)
+        old, pace = self._record.begun[phase.name], self._record.paces[phase.name]
+        schedule = TimedSchedule(phase, pace, self.clock, self, old.at, old.decay)
         self._announce(schedule, task)
         return schedule
 
     def end(self, phase: TrainedNetwork) -> float:
         """See `Keeper.end`."""
-        begin = self._record.begun[phase.name]
+        begin = self._record.begun[phase.name].at
         after = self._after(phase)
         networks = 1 + sum(isinstance(p, TrainedNetwork) for p in after)
         left = self.seconds - begin - self.validation_s - self._forecast(after)
@@ -193,6 +205,8 @@ class FoldBudget:
 
     def finish_epoch(self, schedule: TimedSchedule, network: nn.Module) -> None:
         """See `Keeper.finish_epoch`; validation is rehearsed once, towards the end."""
+        begun = self._record.begun[schedule.phase.name]
+        self._begin(schedule.phase, Begun(at=begun.at, decay=schedule.decay))
         self.note()
         if self._validation is None or self._rehearsed or self.clock.stop.signal is not None:
             return
@@ -238,8 +252,8 @@ class FoldBudget:
         paces = [self._record.paces[p.name] for p in networks if p.name in self._record.paces]
         step_s = max(pace.step_s for pace in paces)
         rest = self._rest([p for p in self._after(networks[0]) if p not in networks])
-        begun = self._record.begun.get(networks[0].name, self.clock.used())
-        needed = begun + len(networks) * USEFUL_STEPS * step_s + rest
+        begun = self._record.begun.get(networks[0].name, Begun(at=self.clock.used()))
+        needed = begun.at + len(networks) * USEFUL_STEPS * step_s + rest
         if needed <= self.seconds:
             return
         if self._new:
@@ -255,17 +269,19 @@ class FoldBudget:
 
     def _announce(self, schedule: TimedSchedule, task: TrainingTask) -> None:
         """What was chosen, a line."""
-        seconds = schedule.end - self.clock.used()
-        text = "fold %s %s: %.2g s a step with %d data workers; %s epochs, %d steps, in %s"
+        complete = schedule.steps_in_all >= schedule.cap
         log.info(
-            f"{text}; validation about {duration_text(self.validation_s)}; %s",
+            "fold %s %s: %.2g s a step with %d data workers; %s epochs, %d steps%s, in %s; "
+            "validation about %s; %s",
             task.fold_name,
             schedule.phase.name,
             schedule.step_s,
             schedule.workers,
             schedule.length,
             schedule.steps_in_all,
-            duration_text(min(seconds, schedule.left_s)),
+            " (all that the settings say)" if complete else "",
+            duration_text(schedule.left_s),
+            duration_text(self.validation_s),
             schedule.remark,
         )
 
@@ -302,6 +318,9 @@ class FoldBudget:
                 windows = phase.windows(self._task)
                 total += UNKNOWN_SHARE * self.seconds if windows is None else windows * window_s
         return total
+
+    def _begin(self, phase: Phase, begun: Begun) -> None:
+        self._save(begun={**self._record.begun, phase.name: begun})
 
     def _save(self, **values: object) -> None:
         self._record = self._record.model_copy(update=values)

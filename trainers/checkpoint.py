@@ -32,6 +32,10 @@ class TrainingState:
     rows: list[dict[str, float]]
     done: int | None = None
 
+    def steps(self, iterations: int) -> int:
+        """Steps trained, where an epoch is so many if the file does not say."""
+        return self.epoch * iterations if self.done is None else self.done
+
 
 def save_checkpoint(folder: Path, state: TrainingState) -> None:
     """Write by rename: a kill leaves the old checkpoint or the new one, never half of one."""

@@ -95,9 +95,7 @@ def fit(phase: TrainedNetwork, task: TrainingTask) -> None:
         network.load_state_dict(state.network)
         optimizer.load_state_dict(state.optimizer)
     network, wrapped, wrapped_optimizer = make_ready(fabric, network, optimizer)
-    first, done = (state.epoch, state.done) if state else (0, 0)
-    if done is None:
-        done = first * phase.iterations
+    first, done = (state.epoch, state.steps(phase.iterations)) if state else (0, 0)
     if first:
         logger.info(
             "fold %s %s: continues after epoch %d of %s",

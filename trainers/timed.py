@@ -27,7 +27,7 @@ from renalplan.trainers.schedules import Figures
 WARM_UP = 0.02  # share of the steps
 MOST_WARM_UP = 1000  # steps
 DECAY = 0.2  # share of the time
-LEAST_DECAY = 20  # steps, also where there is no time left: else nothing would be annealed
+LEAST_DECAY = 20  # steps, about, also where there is no time left: else nothing would be annealed
 EARLY_DECAY = 0.05  # of the time trained so far, when somebody asks to stop
 LONGEST_EARLY_DECAY = 300.0  # seconds: who asks to stop will not wait for longer
 LOOK_SHARE = 0.1  # of the time, at most, goes into quick figures
@@ -97,7 +97,13 @@ class TimedSchedule:
     """
 
     def __init__(
-        self, phase: TrainedNetwork, pace: Pace, clock: Clock, keeper: Keeper, begin: float
+        self,
+        phase: TrainedNetwork,
+        pace: Pace,
+        clock: Clock,
+        keeper: Keeper,
+        begin: float,
+        decay: float = 0.0,
     ) -> None:
         self.phase = phase
         self.workers = pace.workers
@@ -105,6 +111,7 @@ class TimedSchedule:
         self.done = 0
         self.step_s = pace.step_s
         self.decay = 0.0
+        self._last_decay = decay  # of the last step, at first the checkpoint's
         self._clock = clock
         self._keeper = keeper
         self._warm_up = 1
@@ -164,6 +171,8 @@ class TimedSchedule:
         self.done = done
         self._now = self._clock.used()
         self._warm_up = min(MOST_WARM_UP, max(1, round(WARM_UP * self.steps_in_all)))
+        # where the checkpoint was; but what was begun because somebody asked to stop is taken back
+        self.decay = self._last_decay = max(0.0, min(self._last_decay, self._wanted()))
         self._advance()
         while self.decay < 1:
             yield epoch
@@ -175,6 +184,7 @@ class TimedSchedule:
         first, begin = self.done, self._now
         for _ in range(self._epoch_steps()):
             warm = min(1.0, (self.done + 1) / self._warm_up)
+            self._last_decay = self.decay
             yield self.done, warm * (1 - sqrt(self.decay))
             self.done += 1
             self._advance()
@@ -206,13 +216,17 @@ class TimedSchedule:
         if stop and self._early is None and not self._begun_early:
             self._early = _EarlyDecay(self._now, self._early_length(), self.decay)
             self._keeper.stopping(self, self._early.length)
-        if self._early is not None:
-            share = (self._now + self.step_s / 2 - self._early.begin) / self._early.length
-            wanted = self._early.position + (1 - self._early.position) * share
-        else:
-            wanted = (self.progress - (1 - DECAY)) / DECAY
-        fastest = self.decay + 1 / self._least_decay()
-        self.decay = min(1.0, max(self.decay, min(wanted, fastest)))
+        fastest = self._last_decay + 1 / self._least_decay()
+        self.decay = max(self.decay, min(self._wanted(), fastest))
+        if self.decay > 1 - 1e-9:
+            self.decay = 1.0
+
+    def _wanted(self) -> float:
+        """How far the decay should be by now; below 0 before it begins."""
+        if self._early is None:
+            return (self.progress - (1 - DECAY)) / DECAY
+        share = (self._now + self.step_s / 2 - self._early.begin) / self._early.length
+        return self._early.position + (1 - self._early.position) * share
 
     def _least_decay(self) -> int:
         return min(LEAST_DECAY, max(1, round(DECAY * self.cap)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from renalplan.cli.common import add_workers, command, make_parser
 from renalplan.imports import trainer_entry_points
 from renalplan.workspace import Workspace
@@ -10,6 +12,7 @@ from renalplan.workspace import Workspace
 @command
 def train(arguments: list[str] | None = None) -> int:
     """Train a model."""
+    began = time.monotonic()
     parser = make_parser(
         "train",
         "Train one fold (0-4), all cases (all) or every fold in turn (cv), then validate on the "
@@ -78,6 +81,7 @@ def train(arguments: list[str] | None = None) -> int:
         workspace=Workspace.find(given.workspace),
         restart=given.restart,
         budget=given.budget,
+        since=began,
     )
     for fold, dice in trained.folds.items():
         scores = ", ".join(f"{name} {value:.3f}" for name, value in dice.items())
