@@ -18,7 +18,7 @@ from renalplan.trainers.sampling import BatchSource
 from renalplan.trainers.task import TrainingTask
 from renalplan.trainers.timed import Pace
 
-LEAST, MOST = 2, 100  # steps measured with each number of workers
+LEAST, MOST = 2, 50  # steps measured with each number of workers
 WORTH_IT = 0.97  # more workers are taken if a step takes less than this share of what it took
 
 
