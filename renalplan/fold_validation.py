@@ -126,8 +126,7 @@ class FoldValidation:
             count_windows(stage, self.task.judged_items(stage)) for stage in self.task.stages
         )
         voxels = sum(self._voxels(case) for case in self.judged)
-        self._foreseen = SECONDS_TO_START + windows * window_s + voxels * SECONDS_PER_VOXEL
-        return self._foreseen
+        return SECONDS_TO_START + windows * window_s + voxels * SECONDS_PER_VOXEL
 
     def rehearse(self, phase: str, network: Any) -> float | None:
         """See `renalplan.trainers.budget.Validation`: with the smallest cases, in a copy of the model."""

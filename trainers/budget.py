@@ -135,8 +135,10 @@ class FoldBudget:
         self._validation = validation
         self._probe = probe
         self._phases: list[Phase] = []
+        self._later: list[Phase] = []  # after the one that is trained; asked for at every step
+        self._windows: dict[str, int | None] = {}
         self._task: TrainingTask | None = None
-        self._probed = self._rehearsed = False
+        self._probed = self._rehearsed = self._stopped = False
         self._noted = 0.0
 
     def expect(self, phases: list[Phase], task: TrainingTask) -> None:
@@ -161,15 +163,16 @@ class FoldBudget:
         Raises:
             UsageError: the time that is left is too short for anything useful.
         """
+        self._stopped = self.clock.read()[1]
         self._measure([phase] if self._probed else self._to_train(), task)
         first, self._probed = not self._probed, True
         windows = max(pace.window_s for pace in self._record.paces.values())
         if first and self._validation is not None:
             self.validation_s = self._validation.foresee(windows)
-        begun = phase.name in self._record.begun
-        if first and not (begun and len(self._to_train()) == 1):
+        self._later = self._after(phase)
+        if first:
             self._require_enough(task)
-        if not begun:
+        if phase.name not in self._record.begun:
             self._begin(phase, Begun(at=self.clock.used()))
         self.note()
         old, pace = self._record.begun[phase.name], self._record.paces[phase.name]
@@ -180,20 +183,20 @@ class FoldBudget:
     def end(self, phase: TrainedNetwork) -> float:
         """See `Keeper.end`."""
         begin = self._record.begun[phase.name].at
-        after = self._after(phase)
+        after = self._later
         networks = 1 + sum(isinstance(p, TrainedNetwork) for p in after)
         left = self.seconds - begin - self.validation_s - self._forecast(after)
         share = max(0.0, left / networks)
-        if self.clock.stop.signal is not None:
+        if self._stopped:
             least = USEFUL_STEPS * self._record.paces[phase.name].step_s
             share = min(share, max(least, EARLY_SHARE * share))
         return begin + share
 
     def over_in(self, schedule: TimedSchedule) -> float:
         """See `Keeper.over_in`."""
-        after = self._after(schedule.phase)
+        after = self._later
         now = self.clock.used()
-        if any(isinstance(p, TrainedNetwork) for p in after) and not self.clock.stop.signal:
+        if any(isinstance(p, TrainedNetwork) for p in after) and not self._stopped:
             return self.seconds - now
         return schedule.left_s + self._rest(after)
 
@@ -208,10 +211,10 @@ class FoldBudget:
         begun = self._record.begun[schedule.phase.name]
         self._begin(schedule.phase, Begun(at=begun.at, decay=schedule.decay))
         self.note()
-        if self._validation is None or self._rehearsed or self.clock.stop.signal is not None:
+        if self._validation is None or self._rehearsed or self._stopped:
             return
-        after = self._after(schedule.phase)
-        if schedule.progress < REHEARSE_AT or any(isinstance(p, TrainedNetwork) for p in after):
+        more = any(isinstance(p, TrainedNetwork) for p in self._later)
+        if more or schedule.progress < REHEARSE_AT:
             return
         self._rehearsed = True
         found = self._validation.rehearse(schedule.phase.name, network)
@@ -220,13 +223,14 @@ class FoldBudget:
 
     def stopping(self, schedule: TimedSchedule, seconds: float) -> None:
         """See `Keeper.stopping`."""
+        self._stopped = True
         log.warning(
             "asked to stop: %s is annealed for about %s and saved; with what comes then%s "
             "it is over in about %s.",
             schedule.phase.name,
             duration_text(seconds),
             "" if self._validation is None else " (validation, at last)",
-            duration_text(seconds + self._rest(self._after(schedule.phase))),
+            duration_text(seconds + self._rest(self._later)),
         )
 
     def _measure(self, phases: list[TrainedNetwork], task: TrainingTask) -> None:
@@ -248,12 +252,14 @@ class FoldBudget:
             self._save(paces={**self._record.paces, phase.name: found})
 
     def _require_enough(self, task: TrainingTask) -> None:
-        networks = self._to_train()
-        paces = [self._record.paces[p.name] for p in networks if p.name in self._record.paces]
-        step_s = max(pace.step_s for pace in paces)
-        rest = self._rest([p for p in self._after(networks[0]) if p not in networks])
-        begun = self._record.begun.get(networks[0].name, Begun(at=self.clock.used()))
-        needed = begun.at + len(networks) * USEFUL_STEPS * step_s + rest
+        """For networks that have not begun; one that has is finished however little time is left."""
+        networks = [p for p in self._to_train() if p.name not in self._record.begun]
+        if not networks:
+            return
+        known = self._record.paces
+        step_s = max(known[p.name].step_s for p in self._to_train() if p.name in known)
+        rest = self._rest([p for p in self._later if p not in networks])
+        needed = self.clock.used() + len(networks) * USEFUL_STEPS * step_s + rest
         if needed <= self.seconds:
             return
         if self._new:
@@ -315,7 +321,9 @@ class FoldBudget:
         total = 0.0
         for phase in phases:
             if not isinstance(phase, TrainedNetwork):
-                windows = phase.windows(self._task)
+                if phase.name not in self._windows:
+                    self._windows[phase.name] = phase.windows(self._task)
+                windows = self._windows[phase.name]
                 total += UNKNOWN_SHARE * self.seconds if windows is None else windows * window_s
         return total
 

@@ -11,8 +11,8 @@ from renalplan.trainers.stopping import StopRequest
 class Clock:
     """Seconds that a fold has used, runs of it that were killed included.
 
-    Everything that is decided under a budget follows from its readings. Processes that train one
-    network together must therefore all be given the same ones.
+    Everything that is decided under a budget follows from its readings, `used` and `read`. Processes
+    that train one network together must therefore all be given the same ones.
 
     Attributes:
         stop: Whether somebody asked to stop.

@@ -93,6 +93,7 @@ class _Probe:
     def __init__(self, phase: TrainedNetwork, task: TrainingTask, now: Callable[[], float]) -> None:
         phase.prepare(task)
         self.source: BatchSource = phase.training_batches(task)
+        self.source.batch(0)  # what is missing is said here, and not by a worker
         self.phase, self.now = phase, now
         self.fabric = make_fabric(task.hardware)
         with self.fabric.init_module():

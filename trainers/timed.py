@@ -115,6 +115,7 @@ class TimedSchedule:
         self._clock = clock
         self._keeper = keeper
         self._warm_up = 1
+        self._epochs = 0  # that are over
         self._early: _EarlyDecay | None = None
         self._begun_early = clock.read()[1]  # asked to stop before: the time it is given says so
         self._after_epoch = 1.0  # seconds for log and checkpoint
@@ -159,7 +160,8 @@ class TimedSchedule:
     @property
     def length(self) -> str:
         """See `Schedule`."""
-        return f"about {-(-self.steps_in_all // self._epoch_steps())}"
+        left = self.steps_in_all - self.done
+        return f"about {self._epochs + -(-left // self._epoch_steps())}"
 
     @property
     def remark(self) -> str:
@@ -168,7 +170,7 @@ class TimedSchedule:
 
     def epochs(self, epoch: int, done: int) -> Iterator[int]:
         """See `Schedule`."""
-        self.done = done
+        self.done, self._epochs = done, epoch
         self._now = self._clock.used()
         self._warm_up = min(MOST_WARM_UP, max(1, round(WARM_UP * self.steps_in_all)))
         # where the checkpoint was; but what was begun because somebody asked to stop is taken back
@@ -191,6 +193,7 @@ class TimedSchedule:
             self._keeper.tick(self._now)
             if self.decay >= 1:
                 break
+        self._epochs = epoch + 1
         self.step_s = (self.step_s + (self._now - begin) / (self.done - first)) / 2
 
     def look(self, validate: Callable[[], Figures]) -> Figures:

@@ -242,6 +242,7 @@ def test_asked_to_stop_later_networks_are_short_but_not_nothing(make_task: Make)
     schedule = fold.budget.schedule(locate, fold.task)
     fold.now = 200.0
     fold.budget.clock.stop.signal = signal.SIGINT
+    fold.budget.stopping(schedule, 20)
     # 100 steps of fine, validation
     assert fold.budget.over_in(schedule) == pytest.approx(schedule.left_s + 10 + 100, abs=1)
     FixedNetwork(locate.name, locate.network).run(fold.task)

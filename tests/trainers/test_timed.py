@@ -295,3 +295,7 @@ def test_the_user_is_told_how_long_it_will_be() -> None:
     assert bench.schedule.length == "about 53"
     assert bench.schedule.remark == "over in 16m 40s"
     assert bench.schedule.workers == 3
+    bench.train(lambda _: 0.5, epochs=30)
+    said = int(bench.schedule.length.removeprefix("about "))
+    bench.train(lambda _: 0.5, epoch=30, done=len(bench.steps))
+    assert len(bench.epochs) == pytest.approx(said, abs=3)
