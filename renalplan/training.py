@@ -6,6 +6,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,15 +15,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from renalplan.boxes import BOXES
 from renalplan.case_labels import canonical_boxes
 from renalplan.dataset import Case, Dataset, DatasetDescription
-from renalplan.errors import RenalplanError, TrainingError, UsageError
+from renalplan.errors import RenalplanError, UsageError
 from renalplan.executors import open_executor
 from renalplan.files import read_record
+from renalplan.fold_validation import FoldValidation
 from renalplan.model_folder import ModelFolder
 from renalplan.plan import Plan
 from renalplan.plan_files import find_plan
 from renalplan.planning import SPLITS
 from renalplan.postprocessing import POSTPROCESSING
 from renalplan.splits import Fold, choose_fold, load_splits, parse_fold
+from renalplan.training_budget import CommandBudget, choose_budget
 from renalplan.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -37,10 +40,14 @@ Here = tuple[str, Precision, int]  # device, precision, processes that prepare b
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training command leaves: the model folder and mean Dice of held-out cases by fold."""
+    """What a training command leaves: the model folder and mean Dice of held-out cases by fold.
+
+    `stopped` is the signal that asked to stop, if folds were left out for it.
+    """
 
     model: Path
     folds: dict[str, dict[str, float]]
+    stopped: int | None = None
 
 
 def train(
@@ -59,6 +66,8 @@ def train(
     workspace: Workspace | None = None,
     restart: bool = False,
     dask: str | None = None,
+    budget: str | None = None,
+    since: float | None = None,
 ) -> Trained:
     """Train a fold, `all` cases, or the folds in turn (`cv`), and validate on the held-out cases.
 
@@ -69,8 +78,7 @@ def train(
         settings: `name=value` changes of its hyperparameters.
         plan_name: Which plan, if the dataset has several.
         configuration: Which of the plan's configurations; its default one if None.
-        name: Of the model folder; by default the trainer's, with plan and configuration if they are
-            not the default ones.
+        name: Of the model folder; by default the trainer's, with what is no default of the plan.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto is fp32 on the CPU, bf16 (or fp16) autocast on a GPU.
         workers: Processes that prepare batches; None takes all cores but one.
@@ -78,10 +86,17 @@ def train(
         workspace: Where everything is.
         restart: Delete what this fold has, and begin anew.
         dask: Scheduler whose workers train, a fold each, on their devices; they see the same files.
+        budget: Time for all of this, e.g. `6h`; Ctrl-C or SIGTERM, once, then finishes the fold early.
+        since: When the budget began to run, `time.monotonic()`; now if None.
 
     Raises:
         UsageError: anything asked for that does not exist, before any work starts.
     """
+    if budget and dask:
+        raise UsageError(
+            "--budget is for the machine it is typed on; leave --dask out, or give each fold a budget "
+            "on a machine of its own."
+        )
     _require_trainer(trainer)
     wanted = parse_fold(str(fold))
     workspace = workspace or Workspace.find()
@@ -111,9 +126,9 @@ def train(
     )
     trainers = _make_trainers(kind, values, task_of, folds, unlabelled, patients)
     _require_stores(plan_folder, plan, used, needed)
+    timed = choose_budget(budget, settings or [], trainers, since, restart=restart)
     if dask is None:
-        model = _open_model(trainers, trainer, restart)
-        results = {f: train_and_validate(t, model, dataset, cases) for f, t in trainers.items()}
+        results = _train_folds(trainers, trainer, dataset, cases, restart, timed, workers)
     else:
         results = _train_elsewhere(
             dask, workspace, dataset, trainers, restart, trainer=trainer, settings=settings,
@@ -122,7 +137,28 @@ def train(
         )  # fmt: skip
     if wanted == "cv":
         _gather(path, results)
-    return Trained(model=path, folds=results)
+    return Trained(path, results, timed.left_out(folds.keys() - results) if timed else None)
+
+
+def _train_folds(
+    trainers: dict[str, Trainer],
+    name: str,
+    dataset: Dataset,
+    cases: dict[str, Case],
+    restart: bool,
+    timed: CommandBudget | None,
+    workers: int | None,
+) -> dict[str, dict[str, float]]:
+    """Fold -> mean Dice by structure, of all folds or those before somebody asked to stop."""
+    results: dict[str, dict[str, float]] = {}
+    model = _open_model(trainers, name, restart)
+    with timed.stop.listening() if timed else nullcontext():
+        for fold, running in trainers.items():
+            with timed.fold(running, model, dataset, cases, workers) if timed else nullcontext():
+                results[fold] = train_and_validate(running, model, dataset, cases)
+            if timed and timed.stop.signal:
+                break
+    return results
 
 
 def _require_trainer(name: str) -> None:
@@ -233,50 +269,7 @@ def train_and_validate(
         Structure -> mean Dice; empty if nothing is held out, or nothing with labels.
     """
     trainer.run()
-    task = trainer.task
-    judged = [case for case in task.fold.val if cases[case].label is not None]
-    if left_out := len(task.fold.val) - len(judged):
-        log.info(
-            "fold %s: %d of %d held-out cases have boxes and no labels, so they are not scored",
-            task.fold_name, left_out, len(task.fold.val),
-        )  # fmt: skip
-    if not judged:
-        return {}
-    from renalplan.evaluation.evaluate import evaluate_folders
-    from renalplan.images import image_ending
-    from renalplan.inference.options import InferenceOptions
-    from renalplan.inference.predictor import Predictor
-    from renalplan.inference.report import REPORT
-    from renalplan.inference.scans import ScanFiles
-
-    out = task.fold_folder / "validation"
-    options = InferenceOptions(device=task.hardware.device)
-    predictor = Predictor.from_model(
-        model, [task.fold_name], options, unfinished=True, postprocessing=False
-    )  # what the networks say is scored; renalplan_find_best chooses rules by these scores
-    scans = [
-        ScanFiles(id=c, images=images, ending=image_ending(images[0]) or ".nii.gz")
-        for c in judged
-        for images in [_channels_of(cases[c], task.channels)]
-    ]
-    report = predictor.predict_folder(
-        scans,
-        out,
-        workers=min(1, task.hardware.workers),
-        overwrite=not (out / REPORT).is_file(),  # nobody else writes into a fold's folder
-    )
-    if report.failed:
-        case, reason = next(iter(report.failed.items()))
-        raise TrainingError(f"validation of {case} failed: {reason}")
-    evaluation = evaluate_folders(
-        out, dataset.folder / "labelsTr", task.scheme, out, cases=set(judged)
-    )
-    scores = evaluation.summary.structures.items()
-    return {name: structure.scores["dice"].mean for name, structure in scores}
-
-
-def _channels_of(case: Case, wanted: tuple[int, ...] | None) -> tuple[Path, ...]:
-    return case.images if wanted is None else tuple(case.images[number] for number in wanted)
+    return FoldValidation(trainer, model, dataset, cases).run()
 
 
 def _method(

@@ -24,6 +24,8 @@ COMMAND_MODULES = (
     "planning.py",
     "plan_files.py",
     "training.py",
+    "training_budget.py",
+    "fold_validation.py",
     "predicting.py",
     "sharing.py",
     "finding_best.py",

@@ -15,6 +15,7 @@ from renalplan.model_folder import SegmenterSpec
 from renalplan.networks.divisor import require_multiples
 from renalplan.plan import StagePlan
 from renalplan.store import ItemArrays
+from renalplan.trainers.forecast import count_windows
 from renalplan.trainers.phase import ComputePhase, Phase
 from renalplan.trainers.rois import RoiSource, jitter_mm, measure_rough_errors, read_kidneys
 from renalplan.trainers.sampling import PatchSource
@@ -94,6 +95,7 @@ class BiSCUNet(SCUNet):
                 lambda task, folder: measure_rough_errors(
                     task, rough, stage, rough_network, folder
                 ),
+                lambda task: count_windows(rough, task.training_items(rough)),
             ),
             FineStage(stage.name, stage, network, self.settings, self.seed),
         ]

@@ -27,6 +27,7 @@ from renalplan.plan import NetworkSpec, StagePlan
 from renalplan.trainers.beside import ArraysBeside
 from renalplan.trainers.boxed import BoxSettings, BoxTrainer, WeakStage
 from renalplan.trainers.boxes import inside_boxes, on_item, paint_ellipsoids, radius, read_boxes
+from renalplan.trainers.forecast import count_windows
 from renalplan.trainers.fusion import FusionSettings, around_boxes, fusion_mask
 from renalplan.trainers.group import MaskedBoxSettings, PseudoMasked
 from renalplan.trainers.item_predictor import ItemPredictor
@@ -84,7 +85,9 @@ class SDI(PseudoMasked):
     def _denoised(self, name: str, by: str, stage: StagePlan, network: NetworkSpec) -> Phase:
         settings, crf = self.settings.fusion, self.settings.crf
         return ComputePhase(
-            name, lambda task, folder: denoise(task, stage, by, network, settings, crf, folder)
+            name,
+            lambda task, folder: denoise(task, stage, by, network, settings, crf, folder),
+            lambda task: count_windows(stage, task.training_items(stage)),
         )
 
 

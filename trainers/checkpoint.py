@@ -23,12 +23,18 @@ class TrainingState:
         optimizer: Its state dict.
         epoch: Finished epochs; the next one to train.
         rows: The log so far, one row an epoch.
+        done: Steps trained; None in files of versions whose epochs were all equally long.
     """
 
     network: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
     epoch: int
     rows: list[dict[str, float]]
+    done: int | None = None
+
+    def steps(self, iterations: int) -> int:
+        """Steps trained, where an epoch is so many if the file does not say."""
+        return self.epoch * iterations if self.done is None else self.done
 
 
 def save_checkpoint(folder: Path, state: TrainingState) -> None:

@@ -20,6 +20,7 @@ from renalplan.plan import NetworkSpec, StagePlan
 from renalplan.trainers.bayes import Compartments
 from renalplan.trainers.cycle import Reverse
 from renalplan.trainers.episodic import EpisodicStage, PrototypePhase
+from renalplan.trainers.forecast import count_windows
 from renalplan.trainers.losses import LossSettings
 from renalplan.trainers.phase import ComputePhase, Phase
 from renalplan.trainers.pseudo_labels import PhasePrior, make_pseudo_labels
@@ -210,6 +211,7 @@ class CPNet(StagedTrainer):
             lambda task, folder: make_pseudo_labels(
                 task, stage, prototypes.network, prototypes.name, prior, folder
             ),
+            lambda task: count_windows(stage, task.unlabelled_items(stage)),
         )
         return [prototypes, labels, episodes]
 

@@ -136,6 +136,10 @@ class PrototypePhase(NetworkPhase):
         """See `Phase.size`."""
         return f"{self.name} {self.draws} draws"
 
+    def windows(self, task: TrainingTask) -> int:
+        """See `Phase.windows`: a support patch a structure."""
+        return self.draws * len(task.scheme_of(self.stage).foreground)
+
     def run(self, task: TrainingTask) -> None:
         """See `Phase.run`."""
         network = self.build()

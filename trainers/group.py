@@ -20,6 +20,7 @@ from renalplan.plan import NetworkSpec, StagePlan
 from renalplan.store import require_case
 from renalplan.trainers import fusion, pseudo_masks
 from renalplan.trainers.boxed import BoxSettings, BoxTrainer, WeakStage
+from renalplan.trainers.forecast import count_windows
 from renalplan.trainers.fusion import FusionSettings, fuse, split_patients
 from renalplan.trainers.losses import OnLabels, VoxelWeightedCrossEntropy
 from renalplan.trainers.phase import ComputePhase, Phase
@@ -149,6 +150,7 @@ class GroupTraining(PseudoMasked):
         fused = ComputePhase(
             fusion.NAME,
             lambda task, folder: fuse(task, stage, networks, settings, crf, folder),
+            lambda task: len(networks) * count_windows(stage, task.training_items(stage)),
         )
         return [*found, fused]
 

@@ -11,7 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
+from torch import Tensor, nn
 
 from renalplan.errors import TrainingError, UsageError
 from renalplan.model_folder import WEIGHTS
@@ -25,6 +25,7 @@ from renalplan.trainers.checkpoint import (
 from renalplan.trainers.loader import Batches
 from renalplan.trainers.logbook import Logbook
 from renalplan.trainers.phase import TrainedNetwork, save_weights
+from renalplan.trainers.schedules import Schedule, schedule_of
 from renalplan.trainers.task import Hardware, TrainingTask
 
 logger = logging.getLogger(__name__)
@@ -74,13 +75,15 @@ def fit(phase: TrainedNetwork, task: TrainingTask) -> None:
     """Train a phase's network to its end, from its last checkpoint if there is one.
 
     Everything random is a function of the phase's seed and the step, so on the CPU an interrupted
-    and an uninterrupted run give bit-equal weights.
+    and an uninterrupted run give bit-equal weights. Under a budget the number of steps is the clock's.
 
     Raises:
         TrainingError: the loss is not a finite number.
+        UsageError: the task's budget is too small.
     """
     folder = phase.folder(task)
     folder.mkdir(parents=True, exist_ok=True)
+    schedule = schedule_of(phase, task)
     fabric = make_fabric(task.hardware)
     with fabric.init_module():
         torch.manual_seed(step_seed(phase, -1))
@@ -92,45 +95,56 @@ def fit(phase: TrainedNetwork, task: TrainingTask) -> None:
     if state is not None:
         network.load_state_dict(state.network)
         optimizer.load_state_dict(state.optimizer)
-    # 1.5 times faster on CPUs (oneDNN's kernels), and what tensor cores want on GPUs
-    network = to_channels_last(network)
-    wrapped, wrapped_optimizer = fabric.setup(network, optimizer)
-    first = state.epoch if state else 0
+    network, wrapped, wrapped_optimizer = make_ready(fabric, network, optimizer)
+    first, done = (state.epoch, state.steps(phase.iterations)) if state else (0, 0)
     if first:
         logger.info(
-            "fold %s %s: continues after epoch %d of %d",
+            "fold %s %s: continues after epoch %d of %s",
             task.fold_name,
             phase.name,
             first,
-            phase.epochs,
+            schedule.length,
         )
     log = Logbook(folder, list(state.rows) if state else [])
     source = phase.training_batches(task)
     batches = Batches(
         source,
-        first * phase.iterations,
-        workers=task.hardware.workers,
+        done,
+        workers=schedule.workers,
         device=fabric.device,
     )
     try:
-        with _progress_bar(phase, task, first) as show:
-            for epoch in range(first, phase.epochs):
+        with _progress_bar(phase, task, schedule, done) as show:
+            for epoch in schedule.epochs(first, done):
                 start = time.monotonic()
                 row = _train_epoch(
-                    phase, fabric, wrapped, wrapped_optimizer, batches, epoch, base_rates, show
+                    phase,
+                    fabric,
+                    wrapped,
+                    wrapped_optimizer,
+                    batches,
+                    schedule,
+                    epoch,
+                    base_rates,
+                    show,
                 )
                 wrapped.eval()
                 with torch.inference_mode():
-                    figures = phase.validate(wrapped, task, fabric.device)
+                    figures = schedule.look(lambda: phase.validate(wrapped, task, fabric.device))
                 row |= {"seconds": round(time.monotonic() - start, 3), **figures}
                 log.add(row)
                 show.finish_epoch(row)
                 save_checkpoint(
                     folder,
                     TrainingState(
-                        network.state_dict(), optimizer.state_dict(), epoch + 1, log.rows
+                        network.state_dict(),
+                        optimizer.state_dict(),
+                        epoch + 1,
+                        log.rows,
+                        schedule.done,
                     ),
                 )
+                schedule.finish_epoch(network)
     finally:
         batches.close()
         log.close()
@@ -144,32 +158,52 @@ def _train_epoch(
     network: Any,
     optimizer: Any,
     batches: Batches,
+    schedule: Schedule,
     epoch: int,
     base_rates: list[float],
     show: _ProgressBar,
 ) -> dict[str, float]:
     network.train()
-    steps = phase.epochs * phase.iterations
     losses = _Losses(phase, show)
-    for step in range(epoch * phase.iterations, (epoch + 1) * phase.iterations):
-        rate = phase.rate(step, steps)
+    first, rate = schedule.done, 0.0
+    for step, rate in schedule.steps(epoch):
         for group, base in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = base * rate
-        torch.manual_seed(step_seed(phase, step))  # dropout
-        batch = next(batches)
-        optimizer.zero_grad(set_to_none=True)
-        loss = phase.loss(network, batch, step)
-        fabric.backward(loss)
-        fabric.clip_gradients(
-            network, optimizer, max_norm=phase.gradient_clip, error_if_nonfinite=False
-        )
-        optimizer.step()
-        losses.add(step, loss.detach())
+        losses.add(step, train_step(phase, fabric, network, optimizer, next(batches), step))
     return {
         "epoch": epoch,
-        "loss": losses.total() / phase.iterations,
-        "learning_rate": base_rates[0] * phase.rate((epoch + 1) * phase.iterations - 1, steps),
+        "loss": losses.total() / (schedule.done - first),
+        "learning_rate": base_rates[0] * rate,
     }
+
+
+def make_ready(
+    fabric: Fabric, network: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[nn.Module, Any, Any]:
+    """The network as it is trained, and network and optimizer as Fabric wraps them."""
+    # 1.5 times faster on CPUs (oneDNN's kernels), and what tensor cores want on GPUs
+    network = to_channels_last(network)
+    return network, *fabric.setup(network, optimizer)
+
+
+def train_step(
+    phase: TrainedNetwork,
+    fabric: Fabric,
+    network: Any,
+    optimizer: Any,
+    batch: dict[str, Tensor],
+    step: int,
+) -> Tensor:
+    """One step; returns its loss, on the device."""
+    torch.manual_seed(step_seed(phase, step))  # dropout
+    optimizer.zero_grad(set_to_none=True)
+    loss = phase.loss(network, batch, step)
+    fabric.backward(loss)
+    fabric.clip_gradients(
+        network, optimizer, max_norm=phase.gradient_clip, error_if_nonfinite=False
+    )
+    optimizer.step()
+    return loss.detach()
 
 
 class _Losses:
@@ -220,29 +254,32 @@ def step_seed(phase: TrainedNetwork, step: int) -> int:
 class _ProgressBar:
     """Epochs and steps with the time left, loss and pseudo Dice."""
 
-    def __init__(self, phase: TrainedNetwork, task: TrainingTask, first: int) -> None:
+    def __init__(
+        self, phase: TrainedNetwork, task: TrainingTask, schedule: Schedule, done: int
+    ) -> None:
         console = Console(stderr=True)
         # a bar in a log file appears only when the phase is over
         self.lines = task.hardware.progress and not console.is_terminal
         self.head = f"fold {task.fold_name} {phase.name}"
-        self.epochs = phase.epochs
+        self.schedule = schedule
         self.bar = Progress(
             TextColumn("fold {task.fields[fold]} [bold]{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("steps, left:"),
             TimeRemainingColumn(),
-            TextColumn("loss {task.fields[loss]} {task.fields[dice]}"),
+            TextColumn("loss {task.fields[loss]} {task.fields[dice]} {task.fields[remark]}"),
             console=console,
             disable=self.lines or not task.hardware.progress,
         )
         self.line = self.bar.add_task(
             phase.name,
-            total=phase.epochs * phase.iterations,
-            completed=first * phase.iterations,
+            total=schedule.steps_in_all,
+            completed=done,
             fold=task.fold_name,
             loss="…",
             dice="",
+            remark=schedule.remark,
         )
 
     def __enter__(self) -> _ProgressBar:
@@ -258,12 +295,15 @@ class _ProgressBar:
     def finish_epoch(self, row: dict[str, float]) -> None:
         dice = [f"{v:.2f}" for k, v in row.items() if k.startswith("dice")]
         text = f"Dice {' '.join(dice)}" if dice else ""
-        self.bar.update(self.line, dice=text)
+        remark = self.schedule.remark
+        self.bar.update(self.line, dice=text, remark=remark, total=self.schedule.steps_in_all)
         if self.lines:
-            done = f"epoch {row['epoch'] + 1:g} of {self.epochs}"
-            took = f"{row['seconds']:.0f} s"
+            done = f"epoch {row['epoch'] + 1:g} of {self.schedule.length}"
+            took = f"{row['seconds']:.0f} s" + (f"; {remark}" if remark else "")
             logger.info("%s: %s, loss %.3f %s (%s)", self.head, done, row["loss"], text, took)
 
 
-def _progress_bar(phase: TrainedNetwork, task: TrainingTask, first: int) -> _ProgressBar:
-    return _ProgressBar(phase, task, first)
+def _progress_bar(
+    phase: TrainedNetwork, task: TrainingTask, schedule: Schedule, done: int
+) -> _ProgressBar:
+    return _ProgressBar(phase, task, schedule, done)

@@ -40,6 +40,13 @@ class Phase(ABC):
         """Its name and how long it is, for the user."""
         return self.name
 
+    def windows(self, task: TrainingTask) -> int | None:
+        """How many patches it will predict, besides training; None if that is not known.
+
+        What a budget keeps free for it; asked before it runs, so earlier phases may not have run either.
+        """
+        return None
+
     def folder(self, task: TrainingTask) -> Path:
         """Where it keeps its files."""
         return task.fold_folder / self.name
@@ -69,6 +76,10 @@ class NetworkPhase(Phase):
 class FixedNetwork(NetworkPhase):
     """A network that needs no training (an oracle, a threshold): its weights are stored as built."""
 
+    def windows(self, task: TrainingTask) -> int:
+        """See `Phase.windows`."""
+        return 0
+
     def run(self, task: TrainingTask) -> None:
         """See `Phase.run`."""
         save_weights(self.folder(task) / WEIGHTS, self.build())
@@ -81,12 +92,14 @@ class TrainedNetwork(NetworkPhase):
         epochs: Rounds; each ends with validation, a log line and a checkpoint.
         iterations: Training steps a round.
         gradient_clip: Largest gradient norm.
+        looks: Batches that `validate` looks at, if that is known.
         seed: Decides initial weights and dropout; batches draw from their source's own.
     """
 
     epochs: int
     iterations: int
     gradient_clip: float = 12.0
+    looks: int = 0
     seed: int = 0
 
     @property
@@ -110,6 +123,9 @@ class TrainedNetwork(NetworkPhase):
         """Learning-rate factor at a step: polynomial decay, power 0.9 [Isensee2021]."""
         return (1 - step / steps) ** 0.9
 
+    def prepare(self, task: TrainingTask) -> None:
+        """Make what depends on the task; called before batches or a loss are wanted."""
+
     def initialise(self, network: nn.Module) -> None:
         """Change the fresh network before training, e.g. with earlier phases' weights."""
 
@@ -123,6 +139,7 @@ class TrainedNetwork(NetworkPhase):
         """See `Phase.run`."""
         from renalplan.trainers.loop import fit
 
+        self.prepare(task)
         fit(self, task)
 
 
@@ -131,10 +148,18 @@ class ComputePhase(Phase):
     """A phase without a network: `compute(task, folder)` leaves files behind.
 
     It must be safe to call again after a kill.
+
+    Attributes:
+        predicts: Says how many patches `compute` predicts, see `Phase.windows`.
     """
 
     name: str
     compute: Callable[[TrainingTask, Path], None] = field(repr=False)
+    predicts: Callable[[TrainingTask], int] | None = field(default=None, repr=False)
+
+    def windows(self, task: TrainingTask) -> int | None:
+        """See `Phase.windows`."""
+        return None if self.predicts is None else self.predicts(task)
 
     def is_done(self, task: TrainingTask) -> bool:
         """See `Phase.is_done`."""

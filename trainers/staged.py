@@ -13,6 +13,7 @@ from renalplan.model_folder import SegmenterSpec
 from renalplan.networks.divisor import require_multiples
 from renalplan.plan import StagePlan
 from renalplan.trainers.cascade import predict_previous
+from renalplan.trainers.forecast import count_windows
 from renalplan.trainers.phase import ComputePhase, Phase
 from renalplan.trainers.settings import TrainerSettings
 from renalplan.trainers.supervised import SupervisedSettings
@@ -107,4 +108,7 @@ class StagedTrainer(Trainer):
         return ComputePhase(
             f"before_{stage.name}",
             lambda task, _: predict_previous(task, stage, network),
+            lambda task: count_windows(
+                previous, (*task.training_items(previous), *task.held_out_items(previous))
+            ),
         )

@@ -124,9 +124,10 @@ class SupervisedStage(TrainedNetwork):
         self.epochs = settings.epochs
         self.iterations = settings.iterations
         self.gradient_clip = settings.gradient_clip
+        self.looks = settings.validation_iterations
 
     def prepare(self, task: TrainingTask) -> None:
-        """Build the loss for this task's labels."""
+        """See `TrainedNetwork.prepare`: the loss for this task's labels."""
         self.criterion: nn.Module = DeepSupervision(self.criterion_for(self.scheme(task)))
 
     def scheme(self, task: TrainingTask) -> LabelScheme:
@@ -136,11 +137,6 @@ class SupervisedStage(TrainedNetwork):
     def criterion_for(self, scheme: LabelScheme) -> nn.Module:
         """The loss of logits (B, heads, Z, Y, X) and labels (B, 1, Z, Y, X) at one resolution."""
         return build_loss(scheme, self.settings.loss, over_batch=self.stage.batch_dice)
-
-    def run(self, task: TrainingTask) -> None:
-        """See `Phase.run`."""
-        self.prepare(task)
-        super().run(task)
 
     def training_batches(self, task: TrainingTask) -> BatchSource:
         """See `TrainedNetwork.training_batches`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from renalplan.dataset import DatasetDescription
 from renalplan.errors import UsageError
@@ -14,6 +14,9 @@ from renalplan.model_folder import ModelFolder
 from renalplan.plan import ChannelPlan, Plan, StagePlan
 from renalplan.splits import Fold, training_share
 from renalplan.store import ItemArrays, open_items, require_case
+
+if TYPE_CHECKING:
+    from renalplan.trainers.budget import FoldBudget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,7 @@ class TrainingTask:
         stores: The plan's folder with one store a stage.
         model: The model folder being made.
         hardware: What to run on.
+        budget: The time that the fold has; None trains as many epochs as the settings say.
     """
 
     plan: Plan
@@ -69,6 +73,7 @@ class TrainingTask:
     stored_channels: tuple[ChannelPlan, ...] = ()
     boxes: dict[str, tuple[Box, ...]] = field(default_factory=dict)
     boxed: frozenset[str] = frozenset()
+    budget: FoldBudget | None = field(default=None, compare=False)
 
     @property
     def scheme(self) -> LabelScheme:

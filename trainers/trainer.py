@@ -94,13 +94,20 @@ class Trainer(ABC):
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
         phases = self.phases()
-        log.info("fold %s: %s", self.task.fold_name, ", ".join(phase.size for phase in phases))
+        budget = self.task.budget
+        most = "" if budget is None else "at most "
+        sizes = ", ".join(phase.size for phase in phases)
+        log.info("fold %s: %s%s", self.task.fold_name, most, sizes)
+        if budget is not None:
+            budget.expect(phases, self.task)
         for phase in phases:
             if phase.is_done(self.task):
                 log.info("fold %s: phase %s is done already", self.task.fold_name, phase.name)
                 continue
             remove_leftovers(phase.folder(self.task))
             phase.run(self.task)
+            if budget is not None:
+                budget.note()
         if not (folder / FINISHED).is_file():
             finished = Finished(
                 phases=tuple(phase.name for phase in phases),

@@ -18,6 +18,7 @@ from renalplan.geometry import Box, Shape, box_shape, whole_box
 from renalplan.plan import NetworkSpec, StagePlan
 from renalplan.regions import region_boxes
 from renalplan.store import ItemArrays
+from renalplan.trainers.forecast import count_windows
 from renalplan.trainers.item_predictor import ItemPredictor
 from renalplan.trainers.phase import ComputePhase
 from renalplan.trainers.randomness import seeded
@@ -93,8 +94,13 @@ class ImageSource:
 
 def regions_phase(stage: StagePlan, network: NetworkSpec) -> ComputePhase:
     """The phase that leaves what `unlabelled_regions` reads, see `find_regions`."""
+
+    def windows(task: TrainingTask) -> int:
+        previous = task.plan.stage(stage.previous or "")
+        return count_windows(previous, task.unlabelled_items(previous))
+
     return ComputePhase(
-        REGIONS_PHASE, lambda task, folder: find_regions(task, stage, network, folder)
+        REGIONS_PHASE, lambda task, folder: find_regions(task, stage, network, folder), windows
     )
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
+
 from renalplan.cli.common import add_dask, add_workers, command, make_parser
 from renalplan.imports import trainer_entry_points
 from renalplan.workspace import Workspace
@@ -10,6 +14,7 @@ from renalplan.workspace import Workspace
 @command
 def train(arguments: list[str] | None = None) -> int:
     """Train a model."""
+    began = _process_began() if arguments is None else time.monotonic()
     parser = make_parser(
         "train",
         "Train one fold (0-4), all cases (all) or every fold in turn (cv), then validate on the "
@@ -36,6 +41,12 @@ def train(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--help-trainer", metavar="TRAINER", help="show a trainer's hyperparameters"
+    )
+    parser.add_argument(
+        "--budget",
+        metavar="TIME",
+        help="time for the whole command, validation included: 6h, 90m, 1h30m; a probe chooses workers "
+        "and epochs (at most the settings'), and Ctrl-C, once, anneals, validates and finishes",
     )
     parser.add_argument("--plan", help="which plan, if there are several")
     parser.add_argument("--configuration", help="which of the plan's configurations")
@@ -73,12 +84,27 @@ def train(arguments: list[str] | None = None) -> int:
         workspace=Workspace.find(given.workspace),
         restart=given.restart,
         dask=given.dask,
+        budget=given.budget,
+        since=began,
     )
     for fold, dice in trained.folds.items():
         scores = ", ".join(f"{name} {value:.3f}" for name, value in dice.items())
         print(f"fold {fold}: {'mean Dice of held-out cases: ' + scores if scores else 'trained'}")
     print(f"model: {trained.model}")
-    return 0
+    return 0 if trained.stopped is None else 128 + trained.stopped
+
+
+def _process_began() -> float:
+    """When this process did, by `time.monotonic()`; now where the system does not say.
+
+    On a busy machine the interpreter's start takes seconds that whoever gave a budget waits for too.
+    """
+    try:
+        since_boot = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - since_boot / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError):
+        age = 0.0
+    return time.monotonic() - max(0.0, age)
 
 
 def _show_settings(trainer: str) -> int:

@@ -202,6 +202,10 @@ PLANNING = [
 ]  # fmt: skip
 
 TRAINING = [
+    Situation(
+        "budget on a cluster", "train 1 cv UNet --budget 1h --dask tcp://nowhere:1",
+        ("--budget is for the machine it is typed on",),
+    ),
     Situation("trainer unknown", "train 1 0 UNnet", ("'UNnet'", "Did you mean UNet?", "my_tr")),
     Situation("trainer like none", "train 1 0 xyz", ("'xyz'", "Installed are", "UNet")),
     Situation("module missing", "train 1 0 no_module:Thing", ("there is no module 'no_module'",)),

@@ -22,6 +22,7 @@ from renalplan.planning import plan_and_preprocess
 from renalplan.predicting import predict
 from renalplan.trainers import loop
 from renalplan.trainers.anatomy import read_anatomies
+from renalplan.trainers.budget import read_budget
 from renalplan.trainers.checkpoint import TrainingState
 from renalplan.trainers.trainer import Trainer
 from renalplan.training import train
@@ -410,3 +411,13 @@ def test_regions_are_answered_as_classes_are(
     )  # fmt: skip
     assert trained.folds["0"]["kidney"] > 0.97
     assert trained.folds["0"]["tumor"] > 0.9
+
+
+def test_it_is_trained_and_validated_within_a_budget(workspace: Workspace) -> None:
+    """The settings' schedule ends it long before the budget does."""
+    fold_folder = _train(workspace, "timed", budget="40m") / "fold_0"
+    record = read_budget(fold_folder)
+    assert record is not None
+    assert record.over
+    assert set(record.begun) == set(PHASES)
+    assert (fold_folder / "validation" / "summary.json").is_file()

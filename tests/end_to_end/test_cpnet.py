@@ -21,6 +21,7 @@ from renalplan.planners.options import PlanOptions
 from renalplan.planning import plan_and_preprocess
 from renalplan.predicting import predict
 from renalplan.store import read_case
+from renalplan.trainers.budget import read_budget
 from renalplan.trainers.episodic import EpisodicStage
 from renalplan.training import train
 from renalplan.workspace import Workspace
@@ -144,3 +145,13 @@ def test_without_pseudo_labels_it_says_why_or_refuses(
     phases = {p.name for p in (model / "fold_0").iterdir() if p.is_dir()}
     assert phases == {"locate", "supervised", "fine", "validation"}
     assert len((model / "fold_0" / "supervised" / "log.csv").read_text().splitlines()) == 4
+
+
+def test_it_is_trained_and_validated_within_a_budget(workspace: Workspace) -> None:
+    """The settings' schedule ends it long before the budget does."""
+    fold_folder = _train(workspace, "timed", budget="40m") / "fold_0"
+    record = read_budget(fold_folder)
+    assert record is not None
+    assert record.over
+    assert set(record.begun) == {"locate", "supervised", "episodes_1", "episodes_2"}
+    assert (fold_folder / "validation" / "summary.json").is_file()

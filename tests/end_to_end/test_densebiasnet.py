@@ -21,6 +21,7 @@ from renalplan.model_folder import ModelFolder
 from renalplan.planners.options import PlanOptions
 from renalplan.planning import plan_and_preprocess
 from renalplan.predicting import predict
+from renalplan.trainers.budget import read_budget
 from renalplan.trainers.densebiasnet import SegmentationWithPriors
 from renalplan.trainers.task import TrainingTask
 from renalplan.trainers.trainer import Trainer
@@ -231,3 +232,13 @@ def test_unlabelled_images_that_are_not_preprocessed_are_named(
     finally:
         hidden.rename(sidecar)
     assert not (workspace.results("Dataset001_Analytic") / "refused").exists()
+
+
+def test_it_is_trained_and_validated_within_a_budget(workspace: Workspace, fold: int) -> None:
+    """The settings' schedule ends it long before the budget does."""
+    fold_folder = _train(workspace, "timed", fold, budget="40m") / f"fold_{fold}"
+    record = read_budget(fold_folder)
+    assert record is not None
+    assert record.over
+    assert set(record.begun) == {"locate", "autoencoder", "fine"}
+    assert (fold_folder / "validation" / "summary.json").is_file()

@@ -22,6 +22,7 @@ from renalplan.planners.options import PlanOptions
 from renalplan.planning import plan_and_preprocess
 from renalplan.predicting import predict
 from renalplan.trainers.boxes import TumorBoxes
+from renalplan.trainers.budget import read_budget
 from renalplan.training import Trained, train
 from renalplan.workspace import Workspace
 
@@ -241,3 +242,13 @@ def test_boxes_without_any_label_are_enough(
         folder / "imagesTr", tmp_path / "out", models=[trained.model], device="cpu", progress=False
     )
     assert len(report.done) == 3
+
+
+def test_it_is_trained_and_validated_within_a_budget(workspace: Workspace) -> None:
+    """The settings' schedule ends it long before the budget does."""
+    fold_folder = _train(workspace, "timed", budget="40m") / "fold_0"
+    record = read_budget(fold_folder)
+    assert record is not None
+    assert record.over
+    assert set(record.begun) == set(NETWORKS)
+    assert (fold_folder / "validation" / "summary.json").is_file()
