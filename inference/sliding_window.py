@@ -314,7 +314,7 @@ class _Sums:
                 release(self._array)
 
 
-def planes_at_a_time(outputs: int, shape: Shape) -> int:
+def planes_at_a_time(outputs: int, shape: Sequence[int]) -> int:
     """How many planes of a padded volume are given away at a time; at least one."""
     plane = 4 * outputs * shape[1] * shape[2]
     return max(1, min(PLANES, PLANES_BYTES // plane))
