@@ -5,7 +5,8 @@
 Makes two phantoms (512 x 512 x 100 at 3 mm, 512 x 512 x 270 at 1 mm), trains a plain U-Net of nnU-Net's
 size for an hour on small patches so that labels mean something (or takes your model with --model),
 writes it as an nnU-Net model too, and runs both programs in turn on each scan. Every run is a process of
-its own.
+its own. We cut the air around the body away and nnU-Net does not, so its windows lie elsewhere; with
+--cut both get scans without it, and the same windows.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import SimpleITK
 from measuring import BenchmarkError, Cost, nnunet_environment, run_command
 from nnunet_model import nnunet_prediction, write_nnunet_model
 
@@ -27,6 +29,7 @@ from renalplan.model_folder import ModelFolder
 from renalplan.phantom import make_phantom_dataset
 from renalplan.planners.options import PlanOptions
 from renalplan.planning import plan_and_preprocess
+from renalplan.preprocessing import body_box
 from renalplan.training import train
 from renalplan.workspace import Workspace
 
@@ -62,6 +65,11 @@ def main() -> None:
     parser.add_argument("--patch", type=int, nargs=3, default=[48, 192, 192], help="of the windows")
     parser.add_argument("--scans", nargs="+", choices=sorted(SCANS), default=sorted(SCANS))
     parser.add_argument("--rows", nargs="+", choices=sorted(ROWS), default=list(ROWS))
+    parser.add_argument(
+        "--cut",
+        action="store_true",
+        help="cut the scans to the body first: then both programs' windows see the same",
+    )
     parser.add_argument("--tta", action="store_true")
     parser.add_argument("--repeats", type=int, default=1)
     given = parser.parse_args()
@@ -74,7 +82,7 @@ def main() -> None:
     write_nnunet_model(model, fold, work / "nnunet_model")
     rows = make_rows(model, fold, given)
     for scan in given.scans:
-        folder = make_scan(work, scan)
+        folder = make_scan(work, scan, cut=given.cut)
         for row in rows:  # the conversion for OpenVINO, which is kept, and files in the cache
             if "openvino" in row.command and scan == given.scans[0]:
                 predict(row, folder, work, scan)
@@ -116,8 +124,8 @@ def trained_model(work: Path, given: argparse.Namespace) -> ModelFolder:
     return ModelFolder.open(work / "model")
 
 
-def make_scan(work: Path, name: str) -> Path:
-    """A folder with one phantom."""
+def make_scan(work: Path, name: str, *, cut: bool) -> Path:
+    """A folder with one phantom, whole or cut to the body's box."""
     size, spacing = SCANS[name]
     folder = work / f"scan_{name}"
     if not (folder / "imagesTs").is_dir():
@@ -125,7 +133,15 @@ def make_scan(work: Path, name: str) -> Path:
         make_phantom_dataset(
             folder, cases=1, test_cases=1, seed=6, size=size, spacing=spacing, workers=2
         )
-    return folder / "imagesTs"
+    if not cut:
+        return folder / "imagesTs"
+    (whole,) = (folder / "imagesTs").glob("*.nii.gz")
+    image = SimpleITK.ReadImage(str(whole))
+    (z0, z1), (y0, y1), (x0, x1) = body_box(SimpleITK.GetArrayViewFromImage(image)[None])
+    target = work / f"scan_{name}_cut"
+    target.mkdir(exist_ok=True)
+    SimpleITK.WriteImage(image[x0:x1, y0:y1, z0:z1], str(target / whole.name))
+    return target
 
 
 def make_rows(model: ModelFolder, fold: str, given: argparse.Namespace) -> list[Row]:
