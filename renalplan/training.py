@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from renalplan.boxes import BOXES
 from renalplan.case_labels import canonical_boxes
@@ -21,11 +20,12 @@ from renalplan.plan_files import find_plan
 from renalplan.planning import SPLITS
 from renalplan.postprocessing import POSTPROCESSING
 from renalplan.splits import Fold, choose_fold, load_splits, parse_fold
+from renalplan.together import run_together
+from renalplan.training_hardware import starts_several, task_on
 from renalplan.workspace import Workspace
 
 if TYPE_CHECKING:
     from renalplan.trainers.settings import TrainerSettings
-    from renalplan.trainers.task import TrainingTask
     from renalplan.trainers.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -33,10 +33,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training command leaves: the model folder and mean Dice of held-out cases by fold."""
+    """What a training command leaves: the model folder and mean Dice of held-out cases by fold.
+
+    Attributes:
+        reported: Whether this process is the one that reports: of several that train together, the
+            others know no scores.
+    """
 
     model: Path
     folds: dict[str, dict[str, float]]
+    reported: bool = True
 
 
 def train(
@@ -50,6 +56,8 @@ def train(
     name: str | None = None,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    devices: int = 1,
+    accumulate: int | None = None,
     workers: int | None = None,
     progress: bool = True,
     workspace: Workspace | None = None,
@@ -68,6 +76,10 @@ def train(
             not the default ones.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto is fp32 on the CPU, bf16 (or fp16) autocast on a GPU.
+        devices: GPUs of this machine (processes on a CPU) that share every batch. Leave it out
+            under torchrun and SLURM, which start the processes themselves.
+        accumulate: In how many parts, one after the other, each device works on its share; None is
+            one, and more if memory runs out.
         workers: Processes that prepare batches; None takes all cores but one.
         progress: Show a progress bar.
         workspace: Where everything is.
@@ -76,11 +88,49 @@ def train(
     Raises:
         UsageError: anything asked for that does not exist, before any work starts.
     """
+    asked: dict[str, Any] = {
+        "settings": settings or [],
+        "plan_name": plan_name,
+        "configuration": configuration,
+        "name": name,
+        "device": device,
+        "precision": precision,
+        "accumulate": accumulate,
+        "workers": workers,
+        "progress": progress,
+        "workspace": workspace or Workspace.find(),
+        "restart": restart,
+    }
+    asked |= {"task": task, "fold": str(fold), "trainer": trainer}
+    if starts_several(device, devices, accumulate):
+        return run_together(_train_here, devices, asked)
+    return _train_here(**asked)
+
+
+def _train_here(
+    task: str,
+    fold: str,
+    trainer: str,
+    *,
+    settings: list[str],
+    plan_name: str | None,
+    configuration: str | None,
+    name: str | None,
+    device: str,
+    precision: Literal["auto", "fp32", "bf16", "fp16"],
+    accumulate: int | None,
+    workers: int | None,
+    progress: bool,
+    workspace: Workspace,
+    restart: bool,
+) -> Trained:
+    """What `train` does in this process, which may be one of several that train together."""
+    from renalplan.trainers import ranks
+    from renalplan.trainers.divisible import check_phases
     from renalplan.trainers.registry import trainer_path
 
     trainer_path(trainer)
-    wanted = parse_fold(str(fold))
-    workspace = workspace or Workspace.find()
+    wanted = parse_fold(fold)
     dataset = Dataset.open(workspace.dataset_folder(task))
     plan, plan_folder = find_plan(workspace, dataset.name, plan_name)
     cases = {case.id: case for case in dataset.training_cases}
@@ -90,14 +140,14 @@ def train(
     folds = _folds(wanted, splits, tuple(cases))
     description = read_record(preprocessed / "dataset.json", DatasetDescription)
 
-    kind, values = _method(trainer, settings or [], device)
+    kind, values = _method(trainer, settings, device)
     boxed = _boxed(kind, trainer, dataset)
     unlabelled = dataset.unlabelled_cases
     needed = [case.id for case in (*cases.values(), *(unlabelled if kind.uses_unlabelled else ()))]
     used = configuration or plan.default_configuration
     path = workspace.results(dataset.name) / (name or _model_name(trainer, plan, used))
     task_of = partial(
-        _task_on(device, precision, workers, progress),
+        task_on(device, precision, workers, progress, accumulate),
         plan=plan,
         configuration=used,
         description=description,
@@ -111,14 +161,19 @@ def train(
         images = _images_alone(unlabelled, split, patients)
         trainers[fold_name] = kind(task_of(fold=split, fold_name=fold_name, **images), values)
         trainers[fold_name].check()
+        check_phases(trainers[fold_name].phases(), ranks.world(), accumulate)
     _require_stores(plan_folder, plan, used, needed)
     results: dict[str, dict[str, float]] = {}
     for fold_name, running in trainers.items():
-        model = _open_model(running, trainer, restart, others=not folds.keys() >= _folds_in(path))
+        others = not folds.keys() >= _folds_in(path)
+        opened = partial(_open_model, running, trainer, restart, others=others)
+        model = ranks.lead_alone(opened) or ModelFolder(path)
         results[fold_name] = train_and_validate(running, model, dataset, cases)
-    if wanted == "cv":
+    if wanted == "cv" and ranks.leads():
         _gather(path, [name for name, scores in results.items() if scores])
-    return Trained(model=path, folds=results)
+    trained = Trained(model=path, folds=results, reported=ranks.leads())
+    ranks.part()
+    return trained
 
 
 def _open_model(trainer: Trainer, name: str, restart: bool, *, others: bool) -> ModelFolder:
@@ -152,32 +207,27 @@ def _gather(path: Path, folds: list[str]) -> None:
     gather_folds({int(f): path / f"fold_{f}" / "validation" for f in folds}, path)
 
 
-def _task_on(
-    device: str,
-    precision: Literal["auto", "fp32", "bf16", "fp16"],
-    workers: int | None,
-    progress: bool,
-) -> Callable[..., TrainingTask]:
-    """`TrainingTask` with the hardware filled in; a precision it does not have is refused."""
-    from renalplan.trainers.loop import choose_precision
-    from renalplan.trainers.task import Hardware, TrainingTask
-
-    hardware = Hardware(
-        device=device, precision=precision, workers=_data_workers(workers), progress=progress
-    )
-    choose_precision(hardware)
-    return partial(TrainingTask, hardware=hardware)
-
-
 def train_and_validate(
     trainer: Trainer, model: ModelFolder, dataset: Dataset, cases: dict[str, Case]
 ) -> dict[str, float]:
-    """Run a fold's phases, then predict its held-out scans as any scan and score them.
+    """Run a fold's phases, then predict its held-out scans and score them, see `validate`.
+
+    Where several processes train together the first one predicts; the others know no scores.
+    """
+    from renalplan.trainers.ranks import lead_alone
+
+    trainer.run()
+    return lead_alone(partial(validate, trainer, model, dataset, cases)) or {}
+
+
+def validate(
+    trainer: Trainer, model: ModelFolder, dataset: Dataset, cases: dict[str, Case]
+) -> dict[str, float]:
+    """Predict a fold's held-out scans as any scan and score them.
 
     Returns:
         Structure -> mean Dice; empty if nothing is held out, or nothing with labels.
     """
-    trainer.run()
     task = trainer.task
     judged = [case for case in task.fold.val if cases[case].label is not None]
     if left_out := len(task.fold.val) - len(judged):
@@ -309,10 +359,3 @@ def _require_stores(folder: Path, plan: Plan, configuration: str, cases: list[st
                     f"{case} {state} for the stage {stage.name} of plan {plan.name}; run {again}: "
                     "it does what is missing."
                 )
-
-
-def _data_workers(wanted: int | None) -> int:
-    """As asked for, else all cores but one, at most twelve; a single core prepares in process."""
-    from renalplan.parallel import usable_cores
-
-    return min(12, usable_cores() - 1) if wanted is None else max(0, wanted)

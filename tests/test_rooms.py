@@ -24,6 +24,7 @@ COMMAND_MODULES = (
     "planning.py",
     "plan_files.py",
     "training.py",
+    "training_hardware.py",
     "predicting.py",
     "sharing.py",
     "finding_best.py",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -16,15 +17,22 @@ from torch import Tensor
 from renalplan.errors import TrainingError, UsageError
 from renalplan.model_folder import WEIGHTS
 from renalplan.networks.layout import to_channels_last
+from renalplan.trainers import ranks
 from renalplan.trainers.checkpoint import (
     CHECKPOINT,
     TrainingState,
     load_checkpoint,
     save_checkpoint,
 )
+from renalplan.trainers.divisible import check_network
+from renalplan.trainers.fused import use_fused
 from renalplan.trainers.loader import Batches
 from renalplan.trainers.logbook import Logbook
+from renalplan.trainers.parts import only, share
 from renalplan.trainers.phase import TrainedNetwork, save_weights
+from renalplan.trainers.replicas import accelerator, build_fabric
+from renalplan.trainers.sampling import BatchSource
+from renalplan.trainers.step import BatchGradient
 from renalplan.trainers.task import Hardware, TrainingTask
 
 logger = logging.getLogger(__name__)
@@ -34,12 +42,7 @@ PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "
 
 def make_fabric(hardware: Hardware) -> Fabric:
     """Devices and precision, see `choose_precision`."""
-    # it announces half precision at every phase, to a user who has asked for it
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    _, _, number = hardware.device.partition(":")
-    devices: Any = [int(number)] if number else 1
-    precision = PRECISIONS[choose_precision(hardware)]
-    return Fabric(accelerator=_accelerator(hardware), devices=devices, precision=precision)
+    return build_fabric(hardware, PRECISIONS[choose_precision(hardware)])
 
 
 def choose_precision(hardware: Hardware) -> str:
@@ -50,7 +53,7 @@ def choose_precision(hardware: Hardware) -> str:
             weight gradient of a 3-D convolution reads memory it has not written for maps two
             voxels deep: about 1e30 now and then, and no training to trust.
     """
-    kind = _accelerator(hardware)
+    kind = accelerator(hardware)
     if hardware.precision in ("fp16", "bf16") and kind == "cpu":
         raise UsageError(
             f"--precision {hardware.precision} needs a GPU: on a CPU half-precision gradients are "
@@ -62,18 +65,12 @@ def choose_precision(hardware: Hardware) -> str:
     return half if kind == "cuda" else "fp32"
 
 
-def _accelerator(hardware: Hardware) -> str:
-    kind = hardware.device.partition(":")[0]
-    if kind == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return kind
-
-
 def fit(phase: TrainedNetwork, task: TrainingTask) -> None:
     """Train a phase's network to its end, from its last checkpoint if there is one.
 
     Everything random is a function of the phase's seed and the step, so on the CPU an interrupted
-    and an uninterrupted run give bit-equal weights.
+    and an uninterrupted run give bit-equal weights. Where several processes train together each
+    works on its share of every batch; the first alone writes, and validates while they wait.
 
     Raises:
         TrainingError: the loss is not a finite number.
@@ -84,6 +81,7 @@ def fit(phase: TrainedNetwork, task: TrainingTask) -> None:
     with fabric.init_module():
         torch.manual_seed(step_seed(phase, -1))
         network = phase.build()
+    check_network(network, phase.name, ranks.world() * (task.hardware.accumulate or 1))
     phase.initialise(network)
     optimizer = phase.optimizer(network)
     base_rates = [group["lr"] for group in optimizer.param_groups]
@@ -94,6 +92,9 @@ def fit(phase: TrainedNetwork, task: TrainingTask) -> None:
     # 1.5 times faster on CPUs (oneDNN's kernels), and what tensor cores want on GPUs
     network = to_channels_last(network)
     wrapped, wrapped_optimizer = fabric.setup(network, optimizer)
+    use_fused(optimizer, fabric.device)
+    ranks.same_start(network)
+    gradient = BatchGradient(phase, fabric, wrapped, task.hardware.accumulate)
     first = state.epoch if state else 0
     if first:
         logger.info(
@@ -103,10 +104,21 @@ def fit(phase: TrainedNetwork, task: TrainingTask) -> None:
             first,
             phase.epochs,
         )
-    log = Logbook(folder, list(state.rows) if state else [])
-    source = phase.training_batches(task)
+    log = Logbook(folder, list(state.rows) if state else []) if ranks.leads() else None
+
+    def finish_epoch(row: dict[str, float], start: float, show: _ProgressBar) -> None:
+        assert log is not None, "the first rank has one"
+        wrapped.eval()
+        with torch.inference_mode():
+            figures = phase.validate(wrapped, task, fabric.device)
+        row |= {"seconds": round(time.monotonic() - start, 3), **figures}
+        log.add(row)
+        show.finish_epoch(row)
+        state = TrainingState(network.state_dict(), optimizer.state_dict(), len(log.rows), log.rows)
+        save_checkpoint(folder, state)
+
     batches = Batches(
-        source,
+        _own_share(phase, phase.training_batches(task)),
         first * phase.iterations,
         workers=task.hardware.workers,
         pin=fabric.device.type == "cuda",
@@ -116,54 +128,42 @@ def fit(phase: TrainedNetwork, task: TrainingTask) -> None:
             for epoch in range(first, phase.epochs):
                 start = time.monotonic()
                 row = _train_epoch(
-                    phase, fabric, wrapped, wrapped_optimizer, batches, epoch, base_rates, show
+                    phase, fabric, gradient, wrapped_optimizer, batches, epoch, base_rates, show
                 )
-                wrapped.eval()
-                with torch.inference_mode():
-                    figures = phase.validate(wrapped, task, fabric.device)
-                row |= {"seconds": round(time.monotonic() - start, 3), **figures}
-                log.add(row)
-                show.finish_epoch(row)
-                save_checkpoint(
-                    folder,
-                    TrainingState(
-                        network.state_dict(), optimizer.state_dict(), epoch + 1, log.rows
-                    ),
-                )
+                ranks.lead_alone(partial(finish_epoch, row, start, show))
     finally:
         batches.close()
-        log.close()
-    save_weights(folder / WEIGHTS, network)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+        if log is not None:
+            log.close()
+    if ranks.leads():
+        save_weights(folder / WEIGHTS, network)
+        (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
 def _train_epoch(
     phase: TrainedNetwork,
     fabric: Fabric,
-    network: Any,
+    gradient: BatchGradient,
     optimizer: Any,
     batches: Batches,
     epoch: int,
     base_rates: list[float],
     show: _ProgressBar,
 ) -> dict[str, float]:
-    network.train()
+    gradient.network.train()
     steps = phase.epochs * phase.iterations
     losses = _Losses(phase, show)
     for step in range(epoch * phase.iterations, (epoch + 1) * phase.iterations):
         rate = phase.rate(step, steps)
         for group, base in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = base * rate
-        torch.manual_seed(step_seed(phase, step))  # dropout
         batch = _to_device(next(batches), fabric.device)
-        optimizer.zero_grad(set_to_none=True)
-        loss = phase.loss(network, batch, step)
-        fabric.backward(loss)
+        loss = gradient(batch, step, step_seed(phase, step))
         fabric.clip_gradients(
-            network, optimizer, max_norm=phase.gradient_clip, error_if_nonfinite=False
+            gradient.network, optimizer, max_norm=phase.gradient_clip, error_if_nonfinite=False
         )
         optimizer.step()
-        losses.add(step, loss.detach())
+        losses.add(step, loss)
     return {
         "epoch": epoch,
         "loss": losses.total() / phase.iterations,
@@ -216,6 +216,14 @@ def step_seed(phase: TrainedNetwork, step: int) -> int:
     return total
 
 
+def _own_share(phase: TrainedNetwork, source: BatchSource) -> BatchSource:
+    """A source of the samples of each batch that this rank works on."""
+    if ranks.world() == 1:
+        return source
+    assert phase.batch_size is not None, "see divisible.check_phases"
+    return only(source, share(phase.batch_size, ranks.rank(), ranks.world()), phase.whole)
+
+
 def _to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
@@ -226,7 +234,8 @@ class _ProgressBar:
     def __init__(self, phase: TrainedNetwork, task: TrainingTask, first: int) -> None:
         console = Console(stderr=True)
         # a bar in a log file appears only when the phase is over
-        self.lines = task.hardware.progress and not console.is_terminal
+        wanted = task.hardware.progress and ranks.leads()
+        self.lines = wanted and not console.is_terminal
         self.head = f"fold {task.fold_name} {phase.name}"
         self.epochs = phase.epochs
         self.bar = Progress(
@@ -237,7 +246,7 @@ class _ProgressBar:
             TimeRemainingColumn(),
             TextColumn("loss {task.fields[loss]} {task.fields[dice]}"),
             console=console,
-            disable=self.lines or not task.hardware.progress,
+            disable=self.lines or not wanted,
         )
         self.line = self.bar.add_task(
             phase.name,

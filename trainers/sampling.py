@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -74,6 +74,7 @@ class PatchSource:
         extra: Reads further segmentation channels for (item, start, size), e.g. a cascade's
             previous stage.
         weights: Reads what each voxel weighs for (item, start, size); 0 beyond the image.
+        places: Which samples of a batch are made; None makes all.
     """
 
     items: tuple[ItemArrays, ...]
@@ -85,15 +86,21 @@ class PatchSource:
     seed: int
     extra: Reader | None = None
     weights: Reader | None = None
+    places: range | None = None
 
     def batch(self, step: int) -> dict[str, torch.Tensor]:
         """Images (B, C, *patch) float32 and labels (B, 1, *patch) int16 of one step.
 
         With `weights`, also what each voxel weighs: (B, 1, *patch) float32.
         """
-        samples = [self._sample(step, place) for place in range(self.batch_size)]
+        places = range(self.batch_size) if self.places is None else self.places
+        samples = [self._sample(step, place) for place in places]
         parts = {key: name for key, name in BATCH_NAMES.items() if key in samples[0]}
         return {name: torch.stack([s[key] for s in samples]) for key, name in parts.items()}
+
+    def only(self, places: range) -> Self:
+        """The same source that makes these samples of each batch alone."""
+        return replace(self, places=places)
 
     def become(self, kind: type[SourceType], **more: Any) -> SourceType:
         """A source of another kind that draws from the same items in the same way, and knows more."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -47,6 +47,7 @@ class ImageSource:
         batch_size: Samples a batch.
         transform: Augments one sample {image}; must crop to `patch`.
         seed: With the step it decides everything.
+        places: Which samples of a batch are made; None makes all.
     """
 
     items: tuple[ItemArrays, ...]
@@ -56,10 +57,16 @@ class ImageSource:
     batch_size: int
     transform: Callable[..., dict[str, Any]]
     seed: int
+    places: range | None = None
 
     def batch(self, step: int) -> dict[str, torch.Tensor]:
         """Images (B, C, *patch) float32 of one step."""
-        return {"image": torch.stack([self._image(step, n) for n in range(self.batch_size)])}
+        places = range(self.batch_size) if self.places is None else self.places
+        return {"image": torch.stack([self._image(step, n) for n in places])}
+
+    def only(self, places: range) -> Self:
+        """The same source that makes these samples of each batch alone."""
+        return replace(self, places=places)
 
     def _image(self, step: int, place: int) -> torch.Tensor:
         with seeded(self.seed, step, place) as generator:
