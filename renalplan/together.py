@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -140,7 +141,8 @@ def _one_of_several(
     lock = threading.Lock()
 
     def say(kind: str, value: Any) -> None:
-        with lock:
+        # whoever started us may have gone, or ended us all because another one failed
+        with lock, suppress(BrokenPipeError):
             sender.send((kind, value))
 
     _send_log(say, quiet=rank > 0)
@@ -153,8 +155,6 @@ def _one_of_several(
         say("failed", problem)
     except KeyboardInterrupt:
         os._exit(INTERRUPTED)
-    except BrokenPipeError:  # the one that started us is gone, and with it whoever listened
-        os._exit(1)
     except BaseException as problem:
         sys.stderr.write(traceback.format_exc())
         reason = f"{type(problem).__name__}: {problem}"

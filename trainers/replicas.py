@@ -56,7 +56,7 @@ def build_fabric(hardware: Hardware, precision: Any) -> Fabric:
     strategy = Replicas(
         timeout=ranks.PATIENCE, process_group_backend="nccl" if kind == "cuda" else "gloo"
     )
-    return Fabric(
+    fabric = Fabric(
         accelerator=kind,
         devices=here,
         num_nodes=world // here,
@@ -64,6 +64,8 @@ def build_fabric(hardware: Hardware, precision: Any) -> Fabric:
         strategy=strategy,
         plugins=[_environment()],
     )
+    fabric.launch()  # starts nothing, the processes are there: it brings them together
+    return fabric
 
 
 def accelerator(hardware: Hardware) -> str:
@@ -83,7 +85,7 @@ def join(hardware: Hardware) -> None:
     if ranks.started_world() == 1 or ranks.world() > 1:
         return
     try:
-        build_fabric(hardware, "32-true").launch()
+        build_fabric(hardware, "32-true")
         ranks.open_line()
     except (RuntimeError, ValueError) as problem:
         reason = next(iter(str(problem).splitlines()), type(problem).__name__)
