@@ -99,15 +99,43 @@ def train(
         "workers": workers,
         "progress": progress,
         "workspace": workspace or Workspace.find(),
-        "restart": restart,
     }
     asked |= {"task": task, "fold": str(fold), "trainer": trainer}
     if starts_several(device, devices, accumulate):
-        return run_together(_train_here, devices, asked)
-    return _train_here(**asked)
+        _prepare(**asked, processes=devices)  # what cannot work is refused before they are started
+        return run_together(_train_here, devices, {"asked": asked, "restart": restart})
+    return _train_here(asked, restart)
 
 
-def _train_here(
+def _train_here(asked: dict[str, Any], restart: bool) -> Trained:
+    """What `train` does in this process, which may be one of several that train together."""
+    from renalplan.trainers import ranks
+
+    ready = _prepare(**asked, processes=ranks.started_world())
+    results: dict[str, dict[str, float]] = {}
+    for fold_name, running in ready.trainers.items():
+        others = not ready.trainers.keys() >= _folds_in(ready.path)
+        opened = partial(_open_model, running, asked["trainer"], restart, others=others)
+        model = ranks.lead_alone(opened) or ModelFolder(ready.path)
+        results[fold_name] = train_and_validate(running, model, ready.dataset, ready.cases)
+    if asked["fold"] == "cv" and ranks.leads():
+        _gather(ready.path, [name for name, scores in results.items() if scores])
+    trained = Trained(model=ready.path, folds=results, reported=ranks.leads())
+    ranks.part()
+    return trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ready:
+    """A training that was looked at and can begin: the model folder, a trainer a fold, the cases."""
+
+    path: Path
+    trainers: dict[str, Trainer]
+    dataset: Dataset
+    cases: dict[str, Case]
+
+
+def _prepare(
     task: str,
     fold: str,
     trainer: str,
@@ -122,22 +150,20 @@ def _train_here(
     workers: int | None,
     progress: bool,
     workspace: Workspace,
-    restart: bool,
-) -> Trained:
-    """What `train` does in this process, which may be one of several that train together."""
-    from renalplan.trainers import ranks
+    processes: int,
+) -> _Ready:
+    """Look at everything a training needs, and refuse what cannot work; writes nothing."""
     from renalplan.trainers.divisible import check_phases
     from renalplan.trainers.registry import trainer_path
 
     trainer_path(trainer)
-    wanted = parse_fold(fold)
     dataset = Dataset.open(workspace.dataset_folder(task))
     plan, plan_folder = find_plan(workspace, dataset.name, plan_name)
     cases = {case.id: case for case in dataset.training_cases}
     preprocessed = workspace.preprocessed(dataset.name)
     patients = {case.id: case.patient for case in cases.values()}
     splits = load_splits(preprocessed / SPLITS, patients)
-    folds = _folds(wanted, splits, tuple(cases))
+    folds = _folds(parse_fold(fold), splits, tuple(cases))
     description = read_record(preprocessed / "dataset.json", DatasetDescription)
 
     kind, values = _method(trainer, settings, device)
@@ -161,19 +187,9 @@ def _train_here(
         images = _images_alone(unlabelled, split, patients)
         trainers[fold_name] = kind(task_of(fold=split, fold_name=fold_name, **images), values)
         trainers[fold_name].check()
-        check_phases(trainers[fold_name].phases(), ranks.world(), accumulate)
+        check_phases(trainers[fold_name].phases(), processes, accumulate)
     _require_stores(plan_folder, plan, used, needed)
-    results: dict[str, dict[str, float]] = {}
-    for fold_name, running in trainers.items():
-        others = not folds.keys() >= _folds_in(path)
-        opened = partial(_open_model, running, trainer, restart, others=others)
-        model = ranks.lead_alone(opened) or ModelFolder(path)
-        results[fold_name] = train_and_validate(running, model, dataset, cases)
-    if wanted == "cv" and ranks.leads():
-        _gather(path, [name for name, scores in results.items() if scores])
-    trained = Trained(model=path, folds=results, reported=ranks.leads())
-    ranks.part()
-    return trained
+    return _Ready(path=path, trainers=trainers, dataset=dataset, cases=cases)
 
 
 def _open_model(trainer: Trainer, name: str, restart: bool, *, others: bool) -> ModelFolder:

@@ -33,6 +33,7 @@ from renalplan.trainers.phase import TrainedNetwork, save_weights
 from renalplan.trainers.replicas import accelerator, build_fabric
 from renalplan.trainers.sampling import BatchSource
 from renalplan.trainers.step import BatchGradient
+from renalplan.trainers.step_memory import say_memory
 from renalplan.trainers.task import Hardware, TrainingTask
 
 logger = logging.getLogger(__name__)
@@ -105,6 +106,10 @@ def fit(phase: TrainedNetwork, task: TrainingTask) -> None:
             phase.epochs,
         )
     log = Logbook(folder, list(state.rows) if state else []) if ranks.leads() else None
+    source = _own_share(phase, phase.training_batches(task))
+    if ranks.leads() and fabric.device.type == "cuda":
+        half = choose_precision(task.hardware) != "fp32"
+        say_memory(phase, source.batch(0), fabric.device, half=half, parts=gradient.parts)
 
     def finish_epoch(row: dict[str, float], start: float, show: _ProgressBar) -> None:
         assert log is not None, "the first rank has one"
@@ -118,7 +123,7 @@ def fit(phase: TrainedNetwork, task: TrainingTask) -> None:
         save_checkpoint(folder, state)
 
     batches = Batches(
-        _own_share(phase, phase.training_batches(task)),
+        source,
         first * phase.iterations,
         workers=task.hardware.workers,
         pin=fabric.device.type == "cuda",

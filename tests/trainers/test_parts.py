@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from renalplan.errors import TrainingError, UsageError
 from renalplan.labels import LabelScheme
+from renalplan.networks.live_memory import step_bytes
 from renalplan.plan import NetworkSpec
 from renalplan.trainers.cycle import CycleLoss
 from renalplan.trainers.divisible import check_network, check_phases
 from renalplan.trainers.episodes import EpisodeSource, SupportSource
+from renalplan.trainers.fused import use_fused
 from renalplan.trainers.losses import (
     DeepSupervision,
     LossSettings,
@@ -28,6 +30,7 @@ from renalplan.trainers.parts import Batch, SlicedSource, divided, share
 from renalplan.trainers.phase import TrainedNetwork
 from renalplan.trainers.sampling import BatchSource
 from renalplan.trainers.step import BatchGradient
+from renalplan.trainers.step_memory import phase_bytes, say_memory
 from renalplan.trainers.supervised import Recipe, SupervisedStage
 from renalplan.trainers.task import TrainingTask
 from renalplan.trainers.unlabelled import ImageSource
@@ -341,3 +344,68 @@ def test_batch_norm_is_refused_in_parts() -> None:
         check_network(network, "fine", 2)
     check_network(network, "fine", 1)
     assert not BatchGradient(Phase(nn.MSELoss()), Fabric(), network, None).grows
+
+
+@pytest.mark.parametrize("name", ["dice_ce", "balanced_ce", "hra_ce"])
+def test_a_phases_memory_is_counted_without_harm(
+    make_task: Callable[..., TrainingTask], name: Any
+) -> None:
+    task = make_task()
+    stage = task.stages[-1]
+    network = task_network(task)
+    recipe = Recipe(batch_size=4, loss=LossSettings(name=name))
+    phase = SupervisedStage("whole", stage, network, recipe, 5)
+    phase.prepare(task)
+    batch = phase.training_batches(task).batch(0)
+    whole = phase_bytes(phase, batch, half=False)
+    measured = step_bytes(
+        phase.build, batch, lambda n, b: phase.loss(n, b, 0), phase.optimizer,
+        half=False, device="cpu",
+    )  # fmt: skip
+    assert whole == pytest.approx(measured, rel=0.15)
+    assert phase_bytes(phase, batch, half=True) < whole
+    assert phase_bytes(phase, batch, half=False, parts=2) < 0.7 * whole
+    assert torch.isfinite(phase.loss(phase.build(), batch, 0))  # it can still be trained
+
+
+def test_memory_is_said_on_a_gpu_and_nothing_else_stops_for_it(
+    make_task: Callable[..., TrainingTask],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    task = make_task()
+    phase = SupervisedStage("whole", task.stages[-1], task_network(task), Recipe(), 5)
+    phase.prepare(task)
+    batch = phase.training_batches(task).batch(0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2 * 1024**3, 8 * 1024**3))
+    with caplog.at_level("INFO", "renalplan"):
+        say_memory(phase, batch, torch.device("cuda:0"), half=True, parts=1)
+        assert "GB in tensors; 2.0 GB of 8.0 GB are free" in caplog.text
+        caplog.clear()
+        phase.criterion = nn.Linear(1, 1)  # cannot be called with what a loss is
+        say_memory(phase, batch, torch.device("cuda:0"), half=True, parts=1)
+        assert not caplog.records
+
+
+def task_network(task: TrainingTask) -> NetworkSpec:
+    """The plan's network with channels and heads."""
+    spec = task.stages[-1].network
+    return NetworkSpec(
+        factory=spec.factory, arguments=spec.arguments | {"in_channels": 1, "heads": 3}
+    )
+
+
+def test_fused_optimizers_on_a_gpu_alone() -> None:
+    parameter = nn.Parameter(torch.zeros(3))
+    sgd, adam = torch.optim.SGD([parameter], lr=0.1), torch.optim.AdamW([parameter])
+    parameter.grad = torch.ones(3)
+    adam.step()
+    for optimizer in (sgd, adam):
+        use_fused(optimizer, torch.device("cpu"))
+        assert not optimizer.param_groups[0]["fused"]
+        use_fused(optimizer, torch.device("cuda"))  # its state stays where the parameter is
+        assert optimizer.param_groups[0]["fused"]
+        assert optimizer.param_groups[0]["foreach"] is False
+        before = parameter.detach().clone()
+        optimizer.step()
+        assert not torch.equal(before, parameter)
