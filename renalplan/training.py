@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from renalplan.boxes import BOXES
 from renalplan.case_labels import canonical_boxes
 from renalplan.dataset import Case, Dataset, DatasetDescription
-from renalplan.errors import RenalplanError, UsageError
+from renalplan.errors import UsageError
 from renalplan.executors import open_executor
 from renalplan.files import read_record
 from renalplan.fold_validation import FoldValidation
@@ -229,6 +229,7 @@ def _prepare(
     processes: int,
 ) -> _Ready:
     """Look at everything a training needs, and refuse what cannot work; writes nothing."""
+    from renalplan.store_dataset import require_current
     from renalplan.trainers.divisible import check_phases
     from renalplan.trainers.registry import trainer_path
 
@@ -262,7 +263,7 @@ def _prepare(
         trainers[fold_name] = kind(task_of(fold=split, fold_name=fold_name, **images), values)
         trainers[fold_name].check()
         check_phases(trainers[fold_name].phases(), processes, accumulate)
-    _require_stores(plan_folder, plan, used, needed)
+    require_current(plan_folder, plan, used, needed)
     return _Ready(path=path, trainers=trainers, dataset=dataset, cases=cases)
 
 
@@ -375,34 +376,3 @@ def _model_name(trainer: str, plan: Plan, configuration: str) -> str:
     if configuration != plan.default_configuration:
         parts.append(configuration)
     return "__".join(parts)
-
-
-def _require_stores(folder: Path, plan: Plan, configuration: str, cases: list[str]) -> None:
-    """Stop before training if a stage is not (or no longer) what the plan says.
-
-    Raises:
-        UsageError: a case is missing in a store, or was stored by another version of the plan.
-    """
-    from renalplan.store import read_case
-    from renalplan.store_dataset import recipe
-
-    again = f"renalplan_plan_and_preprocess {plan.dataset}"
-    if plan.planner != "renal":
-        again += f" --planner {plan.planner}"
-    if plan.name != plan.planner:
-        again += f" --plan_name {plan.name}"
-    if configuration != plan.default_configuration:
-        again += f" --configuration {configuration}"
-    for stage in plan.run(configuration):
-        wanted = recipe(plan, stage)
-        for case in cases:
-            try:
-                stored = read_case(folder / stage.name, case)
-            except RenalplanError:
-                stored = None
-            if stored is None or stored.recipe != wanted:
-                state = "is not preprocessed" if stored is None else "was preprocessed differently"
-                raise UsageError(
-                    f"{case} {state} for the stage {stage.name} of plan {plan.name}; run {again}: "
-                    "it does what is missing."
-                )
