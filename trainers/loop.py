@@ -6,6 +6,7 @@ import logging
 import time
 from functools import partial
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,17 +84,7 @@ def fit(phase: TrainedNetwork, task: TrainingTask) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     schedule = schedule_of(phase, task)
     fabric = make_fabric(task.hardware)
-    with fabric.init_module():
-        torch.manual_seed(step_seed(phase, -1))
-        network = phase.build()
-    check_network(network, phase.name, ranks.world() * (task.hardware.accumulate or 1))
-    phase.initialise(network)
-    optimizer = phase.optimizer(network)
-    base_rates = [group["lr"] for group in optimizer.param_groups]
-    state = load_checkpoint(folder)
-    if state is not None:
-        network.load_state_dict(state.network)
-        optimizer.load_state_dict(state.optimizer)
+    network, optimizer, base_rates, state = _begun(phase, task, folder, fabric)
     network, wrapped, wrapped_optimizer = make_ready(fabric, network, optimizer)
     ranks.same_start(network)
     gradient = BatchGradient(phase, fabric, wrapped, task.hardware.accumulate)
@@ -154,6 +145,24 @@ def fit(phase: TrainedNetwork, task: TrainingTask) -> None:
     if ranks.leads():
         save_weights(folder / WEIGHTS, network)
         (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _begun(
+    phase: TrainedNetwork, task: TrainingTask, folder: Path, fabric: Fabric
+) -> tuple[nn.Module, torch.optim.Optimizer, list[float], TrainingState | None]:
+    """A network, its optimizer and learning rates, and the checkpoint they go on from."""
+    with fabric.init_module():
+        torch.manual_seed(step_seed(phase, -1))
+        network = phase.build()
+    check_network(network, phase.name, ranks.world() * (task.hardware.accumulate or 1))
+    phase.initialise(network)
+    optimizer = phase.optimizer(network)
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+    state = load_checkpoint(folder)
+    if state is not None:
+        network.load_state_dict(state.network)
+        optimizer.load_state_dict(state.optimizer)
+    return network, optimizer, base_rates, state
 
 
 def _train_epoch(
