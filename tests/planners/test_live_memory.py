@@ -150,8 +150,9 @@ def test_half_precision_is_counted_as_autocast_computes_it(name: str) -> None:
         ((1, 1, 1), (32, 32, 32), {"base_features": 12, "max_features": 96}),
         ((5, 1, 1), (16, 96, 96), {"base_features": 32, "max_features": 320, "channels": 4}),
         ((1, 1), (128, 128), {"base_features": 32, "max_features": 512}),
+        ((1, 1, 1), (32, 48, 48), {"base_features": 4, "max_features": 8}),
     ],
-    ids=["cube", "wide", "demo", "thick", "flat"],
+    ids=["cube", "wide", "demo", "thick", "flat", "narrow"],
 )
 def test_the_planners_sum_is_the_count(
     kind: Any, spacing: Any, patch: Any, more: dict[str, int], batch_size: int

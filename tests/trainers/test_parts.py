@@ -409,3 +409,18 @@ def test_fused_optimizers_on_a_gpu_alone() -> None:
         before = parameter.detach().clone()
         optimizer.step()
         assert not torch.equal(before, parameter)
+
+
+def test_every_phase_of_ours_can_be_divided() -> None:
+    from renalplan.imports import trainer_entry_points
+    from renalplan.trainers.registry import find_trainer
+
+    for name in trainer_entry_points():
+        find_trainer(name)  # imports its phases
+
+    def below(kind: type[TrainedNetwork]) -> set[type[TrainedNetwork]]:
+        return {kind}.union(*(below(sub) for sub in kind.__subclasses__()))
+
+    ours = {kind for kind in below(TrainedNetwork) if kind.__module__.startswith("renalplan.")}
+    assert len(ours) >= 7
+    assert {kind.__name__ for kind in ours if not kind.divides} == {"TrainedNetwork"}
