@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--train_patch", type=int, nargs=3, default=[32, 96, 96])
     parser.add_argument("--train_only", action="store_true", help="leave the comparison for later")
     parser.add_argument("--spacing", type=float, nargs=3, default=[3.0, 1.6, 1.6])
-    parser.add_argument("--patch", type=int, nargs=3, default=[56, 192, 192], help="of the windows")
+    parser.add_argument("--patch", type=int, nargs=3, default=[48, 192, 192], help="of the windows")
     parser.add_argument("--scans", nargs="+", choices=sorted(SCANS), default=sorted(SCANS))
     parser.add_argument("--rows", nargs="+", choices=sorted(ROWS), default=list(ROWS))
     parser.add_argument("--tta", action="store_true")
