@@ -1,21 +1,20 @@
 """One measurement of our UNet trainer; run by train_step.py.
 
-The step is that of `renalplan_train` itself: two rounds are trained, the second is timed. For the
-network alone the same loop gets one batch again and again, for the loader alone there is no network.
+The step is that of `renalplan_train` itself: two rounds are trained, and the second is timed by the loss
+function's first call and the round's end. For the network alone the same loop gets one batch again and again, for the loader alone there is no network.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-from torch import Tensor
-from watching import GpuLoad, report, timed
+import torch
+from torch import Tensor, nn
+from watching import Clock, GpuLoad, report, timed, wait_for
 
 from renalplan.trainers.loader import Batches
 from renalplan.trainers.loop import make_fabric
@@ -30,7 +29,7 @@ WARM_UP = 10  # batches, besides as many as are measured
 
 
 class MeasuredError(Exception):
-    """Ends a training that was only about its loader; holds what was found."""
+    """Ends a training when all is measured; holds what was found."""
 
 
 @dataclass
@@ -53,7 +52,25 @@ class OneBatch:
         return self.made
 
 
-class FixedStage(SupervisedStage):
+class TimedStage(SupervisedStage):
+    """Notes when the second round begins and ends."""
+
+    def loss(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> Tensor:
+        if step == self.iterations:
+            wait_for(str(batch["image"].device))
+            self.clock = Clock.now()
+        return super().loss(network, batch, step)
+
+    def validate(
+        self, network: nn.Module, task: TrainingTask, device: torch.device
+    ) -> dict[str, float]:
+        if hasattr(self, "clock"):
+            wait_for(str(device))
+            raise MeasuredError(self.clock.until_now(self.iterations))
+        return {}
+
+
+class FixedStage(TimedStage):
     """Learns from one batch."""
 
     def training_batches(self, task: TrainingTask) -> BatchSource:
@@ -78,6 +95,12 @@ class LoaderStage(SupervisedStage):
         raise MeasuredError(found)
 
 
+class TimedUNet(UNet):
+    """The UNet trainer as it is."""
+
+    Stage = TimedStage
+
+
 class NetworkAlone(UNet):
     """The network's steps, without a loader."""
 
@@ -91,7 +114,7 @@ class LoaderAlone(UNet):
 
 
 TRAINERS = {
-    "step": "UNet",
+    "step": "our_steps:TimedUNet",
     "network": "our_steps:NetworkAlone",
     "loader": "our_steps:LoaderAlone",
 }
@@ -125,17 +148,14 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "patch_size=" + ",".join(map(str, given.patch)), f"batch_size={given.batch}",
     ]  # fmt: skip
     try:
-        trained = train(
+        train(
             given.dataset, "all", TRAINERS[given.what], settings=settings, restart=True,
             configuration=given.configuration, name=f"measured_{given.what}", device=given.device,
             workers=given.workers, progress=False, workspace=Workspace.find(given.workspace),
         )  # fmt: skip
     except MeasuredError as found:
         return found.args[0]
-    end = time.monotonic()
-    log = pd.read_csv(trained.model / "fold_all" / given.configuration / "log.csv")
-    seconds = float(log["seconds"].iloc[-1])
-    return {"seconds": seconds / given.steps, "cpu_s": None, "start": end - seconds, "end": end}
+    raise SystemExit("training ended before anything was measured")
 
 
 if __name__ == "__main__":

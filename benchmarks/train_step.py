@@ -221,6 +221,8 @@ def table(
     for what, title in titles.items():
         if what in seconds:
             row(title, [1 / s if s else None for s in seconds[what]])
+            spent = medians(what, "cpu_s")
+            row(title.replace("iterations/s", "CPU seconds"), spent)
     if "step" in seconds and "network" in seconds:
         pairs = zip(seconds["step"], seconds["network"], strict=True)
         row("step, share of network alone", [100 * b / a for a, b in pairs if a and b], "{:.0f} %")

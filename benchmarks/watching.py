@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +74,33 @@ def tree_cpu_s() -> float | None:
     return total
 
 
+@dataclass(frozen=True)
+class Clock:
+    """A moment: seconds, and processor seconds that were spent until then."""
+
+    start: float
+    cpu: float | None
+
+    @classmethod
+    def now(cls) -> Clock:
+        return cls(time.monotonic(), tree_cpu_s())
+
+    def until_now(self, steps: int) -> dict[str, Any]:
+        """Seconds and processor seconds of one of the steps since, and when all began and ended."""
+        end = Clock.now()
+        spent = None if self.cpu is None or end.cpu is None else (end.cpu - self.cpu) / steps
+        seconds = (end.start - self.start) / steps
+        return {"seconds": seconds, "cpu_s": spent, "start": self.start, "end": end.start}
+
+
 def timed(step: Callable[[], object], steps: int, device: str) -> dict[str, Any]:
-    """Seconds and processor seconds of one step, and when all began and ended."""
+    """`Clock.until_now` for so many steps."""
     wait_for(device)
-    start, cpu = time.monotonic(), tree_cpu_s()
+    clock = Clock.now()
     for _ in range(steps):
         step()
     wait_for(device)
-    end, cpu_end = time.monotonic(), tree_cpu_s()
-    spent = None if cpu is None or cpu_end is None else (cpu_end - cpu) / steps
-    return {"seconds": (end - start) / steps, "cpu_s": spent, "start": start, "end": end}
+    return clock.until_now(steps)
 
 
 def report(found: dict[str, Any], load: GpuLoad, device: str) -> dict[str, Any]:

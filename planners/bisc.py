@@ -21,7 +21,7 @@ from renalplan.geometry import Shape, Spacing
 from renalplan.plan import Plan, StagePlan
 from renalplan.planners.cascade import measure_regions
 from renalplan.planners.fingerprint import Fingerprint
-from renalplan.planners.memory import GB, HALF, LOGIT_BYTES, Architecture, training_bytes
+from renalplan.planners.memory import GB, Architecture, training_bytes
 from renalplan.planners.options import PlanOptions
 from renalplan.planners.patch import usable_gb
 from renalplan.planners.spacing import (
@@ -42,9 +42,9 @@ MAX_BATCH = 8  # [BiSC]
 MIN_BATCH = 2
 LEAST_IN_PLANE = 32  # voxels
 REFERENCE_GB = 12.0  # the paper's card
-# what autograd keeps for a patch of SC-UNet with widths 16 to 128, in values a voxel of the patch
-SAVED_VALUES, SAVED_VALUES_AN_EDGE = 241, 64
-GRADIENT_VALUES = 4 * 48  # alive at once at full resolution, where the skip is concatenated
+# bytes a voxel of the patch at the peak of training SC-UNet with widths 16 to 128 in mixed precision,
+# counted by `renalplan.networks.live_memory`: a group norm, and so half of what is kept, is float32
+SCUNET_BYTES, EDGE_BYTES, HEAD_BYTES = 1145, 420, 2
 # beyond a kidney's own box: half the widest region, less half a kidney, and its displacement
 MARGIN_MM = 45.0
 
@@ -52,8 +52,7 @@ MARGIN_MM = 45.0
 def scunet_bytes(voxels: int, heads: int, batch_size: int) -> int:
     """Peak bytes that training SC-UNet in mixed precision holds in tensors, its weights left out."""
     edges = max(1, heads - 1)
-    values = SAVED_VALUES + SAVED_VALUES_AN_EDGE * edges + GRADIENT_VALUES
-    return batch_size * voxels * (HALF * values + LOGIT_BYTES * (heads + 2 * edges))
+    return batch_size * voxels * (SCUNET_BYTES + EDGE_BYTES * edges + HEAD_BYTES * heads)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,13 +20,15 @@ GB = 1024**3
 RESIDUAL_BLOCKS = (1, 3, 4, 6)  # of the first encoder stages; deeper ones have 6 [Isensee2024]
 
 HALF = 2  # bytes of what autograd keeps in mixed precision
-# float32 weight, gradient and momentum, and the half-precision copy the convolutions read
-PARAMETER_BYTES = 4 + 4 + 4 + HALF
-# a logit: itself and its gradient (half), float32 copy, softmax, log-softmax and gradient, target
+# float32 weight and momentum, and the half-precision copy the convolutions read: gradients come when
+# the maps go, and count only where there is little else
+PARAMETER_BYTES, GRADIENT_BYTES = 4 + 4 + HALF, 4
+# while the loss is computed, a logit: itself and its gradient (half), float32 copy, softmax, log-softmax and gradient, target
 LOGIT_BYTES = 2 * HALF + 4 * 4 + 4
-# gradients alive at once where the decoder meets full resolution, in feature maps of that stage:
+# later, once logits are gone, gradients alive at once where the decoder meets full resolution, in feature maps of that stage:
 # of the activation, of the convolution's output, and of the concatenation (two maps)
 GRADIENT_MAPS = 4
+LABEL_BYTES = 8  # of a voxel: labels and the loss' own copies of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,12 +145,16 @@ def saved_elements(topology: Topology, network: Architecture) -> int:
 def training_bytes(topology: Topology, network: Architecture, batch_size: int) -> int:
     """Peak bytes that training with SGD in mixed precision holds in tensors.
 
-    Full-precision training (a CPU) holds about twice the activations. The CUDA context and the
-    convolutions' workspace come on top; `renalplan.planners.patch.usable_gb` leaves room for them.
+    Within a few percent of the count of a real step (`renalplan.networks.live_memory.step_bytes`),
+    which takes a second where this takes none. Full-precision training (a CPU) holds about twice the
+    activations. The CUDA context and the convolutions' workspace come on top;
+    `renalplan.planners.patch.usable_gb` leaves room for them.
     """
     top = network.features(1)[0] * topology.voxels
     # deep supervision adds the logits of the coarser decoder stages
     logits = network.heads * sum(prod(size) for size in topology.sizes[:-1])
-    sample = HALF * (saved_elements(topology, network) + GRADIENT_MAPS * top)
-    sample += LOGIT_BYTES * logits
-    return PARAMETER_BYTES * parameters(topology, network) + batch_size * sample
+    sample = HALF * saved_elements(topology, network) + LABEL_BYTES * topology.voxels
+    sample += max(HALF * GRADIENT_MAPS * top, LOGIT_BYTES * logits)
+    numbers = parameters(topology, network)
+    step = PARAMETER_BYTES * numbers + batch_size * sample
+    return max(step, (PARAMETER_BYTES + GRADIENT_BYTES) * numbers)

@@ -17,21 +17,22 @@ from renalplan.planners.memory import GB, Architecture, training_bytes
 from renalplan.planners.topology import MIN_EDGE, Topology, plan_topology
 
 START_VOXELS = {2: 2048**2, 3: 256**3}  # of the first patch tried, before clipping to the case
-# a training process's CUDA context and convolution workspace: nnU-Net's published use of memory
-# on KiTS exceeds `training_bytes` by 1.7 to 3.3 GB for its four presets
+# a training process's CUDA context and convolution workspace: nnU-Net's published use of memory on
+# KiTS exceeds an estimate some 8 % above `training_bytes` by 1.7 to 3.3 GB for its four presets
 RESERVE_SHARE, RESERVE_GB = 0.25, 3.0
+FRAGMENTS = 0.08  # those 8 %: what an allocator cannot use of the rest
 
 
 def usable_gb(gpu_memory_gb: float) -> float:
     """What of a card's memory the tensors of training may fill."""
-    return gpu_memory_gb - min(RESERVE_SHARE * gpu_memory_gb, RESERVE_GB)
+    return (1 - FRAGMENTS) * (gpu_memory_gb - min(RESERVE_SHARE * gpu_memory_gb, RESERVE_GB))
 
 
 def largest_batch(topology: Topology, network: Architecture, gpu_memory_gb: float, cap: int) -> int:
     """The most patches a step that fit, at most `cap`; 0 if not even one fits."""
-    fixed = training_bytes(topology, network, 0)
-    sample = training_bytes(topology, network, 1) - fixed
-    return max(0, min(cap, int((usable_gb(gpu_memory_gb) * GB - fixed) // sample)))
+    limit = usable_gb(gpu_memory_gb) * GB
+    fits = (n for n in range(cap, 0, -1) if training_bytes(topology, network, n) <= limit)
+    return next(fits, 0)
 
 
 def start_patch(spacing: Sequence[float], shape: Sequence[float]) -> tuple[float, ...]:

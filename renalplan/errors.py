@@ -41,6 +41,10 @@ class TrainingError(RenalplanError, RuntimeError):
     """Training cannot go on."""
 
 
+class LostError(TrainingError):
+    """Processes that this one trained together with are gone; the cause is theirs to tell."""
+
+
 class PredictionError(RenalplanError, RuntimeError):
     """A case could not be predicted."""
 

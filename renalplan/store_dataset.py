@@ -8,7 +8,7 @@ from pathlib import Path
 
 from renalplan.case_labels import read_labels
 from renalplan.dataset import Case
-from renalplan.errors import RenalplanError, TrainingError
+from renalplan.errors import RenalplanError, TrainingError, UsageError
 from renalplan.files import (
     Record,
     content_hash,
@@ -122,6 +122,40 @@ def is_current(case: Case, hashes: dict[str, str], job: StoreJob, stage: StagePl
         and (stored.inputs, stored.recipe) == (hashes[case.id], recipe(job.plan, stage))
         and all(has_files(folder, item) for item in stored.items)
     )
+
+
+def require_current(folder: Path, plan: Plan, configuration: str, cases: list[str]) -> None:
+    """Stop before training if a stage is not (or no longer) what the plan says.
+
+    Args:
+        folder: The plan's; stages are folders inside it.
+        plan: What they should have been made by.
+        configuration: Whose stages are looked at.
+        cases: Ids of those that are needed.
+
+    Raises:
+        UsageError: a case is missing in a store, or was stored by another version of the plan.
+    """
+    again = f"renalplan_plan_and_preprocess {plan.dataset}"
+    if plan.planner != "renal":
+        again += f" --planner {plan.planner}"
+    if plan.name != plan.planner:
+        again += f" --plan_name {plan.name}"
+    if configuration != plan.default_configuration:
+        again += f" --configuration {configuration}"
+    for stage in plan.run(configuration):
+        wanted = recipe(plan, stage)
+        for case in cases:
+            try:
+                stored = read_case(folder / stage.name, case)
+            except TrainingError:
+                stored = None
+            if stored is None or stored.recipe != wanted:
+                state = "is not preprocessed" if stored is None else "was preprocessed differently"
+                raise UsageError(
+                    f"{case} {state} for the stage {stage.name} of plan {plan.name}; run {again}: "
+                    "it does what is missing."
+                )
 
 
 def store_dataset(

@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from renalplan.boxes import BOXES
 from renalplan.case_labels import canonical_boxes
 from renalplan.dataset import Case, Dataset, DatasetDescription
-from renalplan.errors import RenalplanError, UsageError
+from renalplan.errors import UsageError
 from renalplan.executors import open_executor
 from renalplan.files import read_record
 from renalplan.fold_validation import FoldValidation
@@ -25,28 +24,32 @@ from renalplan.plan_files import find_plan
 from renalplan.planning import SPLITS
 from renalplan.postprocessing import POSTPROCESSING
 from renalplan.splits import Fold, choose_fold, load_splits, parse_fold
-from renalplan.training_budget import CommandBudget, choose_budget
+from renalplan.together import run_together
+from renalplan.training_budget import choose_budget
+from renalplan.training_hardware import Precision, starts_several, task_on
 from renalplan.workspace import Workspace
 
 if TYPE_CHECKING:
     from renalplan.trainers.settings import TrainerSettings
-    from renalplan.trainers.task import TrainingTask
     from renalplan.trainers.trainer import Trainer
 
 log = logging.getLogger(__name__)
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Here = tuple[str, Precision, int]  # device, precision, processes that prepare batches
+OUR_OWN = ("fold", "progress")  # what a fold that is trained elsewhere is not told
 
 
 @dataclass(frozen=True)
 class Trained:
     """What a training command leaves: the model folder and mean Dice of held-out cases by fold.
 
-    `stopped` is the signal that asked to stop, if folds were left out for it.
+    Attributes:
+        reported: Whether this process is the one that reports: of several that train together, the
+            others know no scores.
+        stopped: The signal that asked to stop, if folds were left out for it.
     """
 
     model: Path
     folds: dict[str, dict[str, float]]
+    reported: bool = True
     stopped: int | None = None
 
 
@@ -61,6 +64,8 @@ def train(
     name: str | None = None,
     device: str = "auto",
     precision: Precision = "auto",
+    devices: int = 1,
+    accumulate: int | None = None,
     workers: int | None = None,
     progress: bool = True,
     workspace: Workspace | None = None,
@@ -81,6 +86,10 @@ def train(
         name: Of the model folder; by default the trainer's, with what is no default of the plan.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto is fp32 on the CPU, bf16 (or fp16) autocast on a GPU.
+        devices: GPUs of this machine (processes on a CPU) that share every batch. Leave it out
+            under torchrun and SLURM, which start the processes themselves.
+        accumulate: In how many parts, one after the other, each device works on its share; None is
+            one, and more if memory runs out.
         workers: Processes that prepare batches; None takes all cores but one.
         progress: Show a progress bar.
         workspace: Where everything is.
@@ -92,14 +101,140 @@ def train(
     Raises:
         UsageError: anything asked for that does not exist, before any work starts.
     """
+    asked: dict[str, Any] = {
+        "task": task,
+        "fold": str(fold),
+        "trainer": trainer,
+        "settings": settings or [],
+        "plan_name": plan_name,
+        "configuration": configuration,
+        "name": name,
+        "device": device,
+        "precision": precision,
+        "accumulate": accumulate,
+        "workers": workers,
+        "progress": progress,
+        "workspace": workspace or Workspace.find(),
+    }
+    _require_one_way(budget, dask, devices)
+    if dask is not None:
+        return _train_elsewhere(dask, asked, restart)
+    if starts_several(device, devices, accumulate):
+        _prepare(**asked, processes=devices)  # what cannot work is refused before they are started
+        return run_together(_train_here, devices, {"asked": asked, "restart": restart})
+    return _train_here(asked, restart, budget, since)
+
+
+def _require_one_way(budget: str | None, dask: str | None, devices: int) -> None:
+    """Refuse what the clock or a cluster cannot share.
+
+    Raises:
+        UsageError: two of a budget, a cluster and several devices.
+    """
+    from renalplan.trainers.ranks import started_world
+
     if budget and dask:
         raise UsageError(
             "--budget is for the machine it is typed on; leave --dask out, or give each fold a budget "
             "on a machine of its own."
         )
-    _require_trainer(trainer)
-    wanted = parse_fold(str(fold))
-    workspace = workspace or Workspace.find()
+    if budget and (devices > 1 or started_world() > 1):
+        raise UsageError(
+            "--budget is kept by one process; several that train together would read different "
+            "clocks. Leave it out, or train on one device."
+        )
+    if dask and devices > 1:
+        raise UsageError(
+            f"--devices {devices}: with --dask each fold is trained by one worker, on one device; "
+            "leave one of the two out."
+        )
+
+
+def _train_here(
+    asked: dict[str, Any], restart: bool, budget: str | None = None, since: float | None = None
+) -> Trained:
+    """What `train` does in this process, which may be one of several that train together."""
+    from renalplan.trainers import ranks
+
+    ready = _prepare(**asked, processes=ranks.started_world())
+    timed = choose_budget(budget, asked["settings"], ready.trainers, since, restart=restart)
+    opened = partial(_open_model, ready.trainers, asked["trainer"], restart)
+    model = ranks.lead_alone(opened) or ModelFolder(ready.path)
+    results: dict[str, dict[str, float]] = {}
+    with timed.stop.listening() if timed else nullcontext():
+        for fold, running in ready.trainers.items():
+            within = (running, model, ready.dataset, ready.cases)
+            with timed.fold(*within, asked["workers"]) if timed else nullcontext():
+                results[fold] = train_and_validate(*within)
+            if timed and timed.stop.signal:
+                break
+    if asked["fold"] == "cv" and ranks.leads():
+        _gather(ready.path, results)
+    stopped = timed.left_out(ready.trainers.keys() - results) if timed else None
+    trained = Trained(ready.path, results, reported=ranks.leads(), stopped=stopped)
+    ranks.part()
+    return trained
+
+
+def _train_elsewhere(dask: str, asked: dict[str, Any], restart: bool) -> Trained:
+    """Have the workers of a dask scheduler train, a fold each."""
+    from renalplan.fold_jobs import train_folds
+
+    theirs = {"device": "auto", "precision": "auto", "workers": 0}  # what is here says nothing
+    ready = _prepare(**asked | theirs, processes=1)
+    choose_budget(None, asked["settings"], ready.trainers, None, restart=restart)
+    task = next(iter(ready.trainers.values())).task
+    seen = (ready.dataset.folder / "dataset.json", task.stores / "plan.json")
+    with open_executor(
+        None, dask, reads=seen, writes=ready.path, case_seconds=math.inf
+    ) as executor:
+        _open_model(ready.trainers, asked["trainer"], restart)
+        arguments = {name: value for name, value in asked.items() if name not in OUR_OWN} | {
+            "task": str(ready.dataset.folder.absolute()),
+            "workspace": str(asked["workspace"].root.absolute()),
+            "configuration": task.configuration,
+            "name": ready.path.name,
+        }
+        results = train_folds(list(ready.trainers), arguments, executor)
+    if asked["fold"] == "cv":
+        _gather(ready.path, results)
+    return Trained(ready.path, results)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ready:
+    """A training that was looked at and can begin: the model folder, a trainer a fold, the cases."""
+
+    path: Path
+    trainers: dict[str, Trainer]
+    dataset: Dataset
+    cases: dict[str, Case]
+
+
+def _prepare(
+    task: str,
+    fold: str,
+    trainer: str,
+    *,
+    settings: list[str],
+    plan_name: str | None,
+    configuration: str | None,
+    name: str | None,
+    device: str,
+    precision: Precision,
+    accumulate: int | None,
+    workers: int | None,
+    progress: bool,
+    workspace: Workspace,
+    processes: int,
+) -> _Ready:
+    """Look at everything a training needs, and refuse what cannot work; writes nothing."""
+    from renalplan.store_dataset import require_current
+    from renalplan.trainers.divisible import check_phases
+    from renalplan.trainers.registry import trainer_path
+
+    trainer_path(trainer)
+    wanted = parse_fold(fold)
     dataset = Dataset.open(workspace.dataset_folder(task))
     plan, plan_folder = find_plan(workspace, dataset.name, plan_name)
     cases = {case.id: case for case in dataset.training_cases}
@@ -107,15 +242,13 @@ def train(
     patients = {case.id: case.patient for case in cases.values()}
     splits = load_splits(preprocessed / SPLITS, patients)
     folds = _folds(wanted, splits, tuple(cases))
-
-    here: Here = ("auto", "auto", 0) if dask else (device, precision, _data_workers(workers))
-    kind, values = _method(trainer, settings or [], here[0])
+    kind, values = _method(trainer, settings, device)
     unlabelled = dataset.unlabelled_cases
     needed = [case.id for case in (*cases.values(), *(unlabelled if kind.uses_unlabelled else ()))]
     used = configuration or plan.default_configuration
     path = workspace.results(dataset.name) / (name or _model_name(trainer, plan, used))
     task_of = partial(
-        _task_on(*here, progress),
+        task_on(device, precision, workers, progress, accumulate),
         plan=plan,
         configuration=used,
         description=read_record(preprocessed / "dataset.json", DatasetDescription),
@@ -124,65 +257,14 @@ def train(
         boxes=canonical_boxes(cases.values()) if kind.uses_boxes else {},
         boxed=_boxed(kind, trainer, dataset),
     )
-    trainers = _make_trainers(kind, values, task_of, folds, unlabelled, patients)
-    _require_stores(plan_folder, plan, used, needed)
-    timed = choose_budget(budget, settings or [], trainers, since, restart=restart)
-    if dask is None:
-        results = _train_folds(trainers, trainer, dataset, cases, restart, timed, workers)
-    else:
-        results = _train_elsewhere(
-            dask, workspace, dataset, trainers, restart, trainer=trainer, settings=settings,
-            plan_name=plan_name, device=device, precision=precision, workers=workers,
-            configuration=used,
-        )  # fmt: skip
-    if wanted == "cv":
-        _gather(path, results)
-    return Trained(path, results, timed.left_out(folds.keys() - results) if timed else None)
-
-
-def _train_folds(
-    trainers: dict[str, Trainer],
-    name: str,
-    dataset: Dataset,
-    cases: dict[str, Case],
-    restart: bool,
-    timed: CommandBudget | None,
-    workers: int | None,
-) -> dict[str, dict[str, float]]:
-    """Fold -> mean Dice by structure, of all folds or those before somebody asked to stop."""
-    results: dict[str, dict[str, float]] = {}
-    model = _open_model(trainers, name, restart)
-    with timed.stop.listening() if timed else nullcontext():
-        for fold, running in trainers.items():
-            with timed.fold(running, model, dataset, cases, workers) if timed else nullcontext():
-                results[fold] = train_and_validate(running, model, dataset, cases)
-            if timed and timed.stop.signal:
-                break
-    return results
-
-
-def _require_trainer(name: str) -> None:
-    """Refuse a name that nobody has before anything else is looked at."""
-    from renalplan.trainers.registry import trainer_path
-
-    trainer_path(name)
-
-
-def _make_trainers(
-    kind: type[Trainer],
-    values: TrainerSettings,
-    task_of: Callable[..., TrainingTask],
-    folds: dict[str, Fold],
-    unlabelled: tuple[Case, ...],
-    patients: dict[str, str],
-) -> dict[str, Trainer]:
-    """A trainer a fold, each of which has found nothing wrong."""
     trainers: dict[str, Trainer] = {}
-    for name, fold in folds.items():
-        images = _images_alone(unlabelled, fold, patients)
-        trainers[name] = kind(task_of(fold=fold, fold_name=name, **images), values)
-        trainers[name].check()
-    return trainers
+    for fold_name, split in folds.items():
+        images = _images_alone(unlabelled, split, patients)
+        trainers[fold_name] = kind(task_of(fold=split, fold_name=fold_name, **images), values)
+        trainers[fold_name].check()
+        check_phases(trainers[fold_name].phases(), processes, accumulate)
+    require_current(plan_folder, plan, used, needed)
+    return _Ready(path=path, trainers=trainers, dataset=dataset, cases=cases)
 
 
 def _open_model(trainers: dict[str, Trainer], name: str, restart: bool) -> ModelFolder:
@@ -210,27 +292,6 @@ def _open_model(trainers: dict[str, Trainer], name: str, restart: bool) -> Model
     return model
 
 
-def _train_elsewhere(
-    dask: str,
-    workspace: Workspace,
-    dataset: Dataset,
-    trainers: dict[str, Trainer],
-    restart: bool,
-    **asked: Any,
-) -> dict[str, dict[str, float]]:
-    """Have the workers of a dask scheduler train; `asked` are further arguments of `train`."""
-    from renalplan.fold_jobs import train_folds
-
-    task = next(iter(trainers.values())).task
-    path = task.model.path
-    seen = (dataset.folder / "dataset.json", task.stores / "plan.json")
-    with open_executor(None, dask, reads=seen, writes=path, case_seconds=math.inf) as executor:
-        _open_model(trainers, asked["trainer"], restart)
-        places = {"task": dataset.folder.absolute(), "workspace": workspace.root.absolute()}
-        arguments = asked | {name: str(place) for name, place in places.items()}
-        return train_folds(list(trainers), arguments | {"name": path.name}, executor)
-
-
 def _folds_in(path: Path) -> set[str]:
     return {p.name.removeprefix("fold_") for p in path.glob("fold_*")}
 
@@ -245,31 +306,20 @@ def _gather(path: Path, results: dict[str, dict[str, float]]) -> None:
     gather_folds({int(f): path / f"fold_{f}" / "validation" for f in folds}, path)
 
 
-def _task_on(
-    device: str,
-    precision: Precision,
-    workers: int,
-    progress: bool,
-) -> Callable[..., TrainingTask]:
-    """`TrainingTask` with the hardware filled in; a precision it does not have is refused."""
-    from renalplan.trainers.loop import choose_precision
-    from renalplan.trainers.task import Hardware, TrainingTask
-
-    hardware = Hardware(device=device, precision=precision, workers=workers, progress=progress)
-    choose_precision(hardware)
-    return partial(TrainingTask, hardware=hardware)
-
-
 def train_and_validate(
     trainer: Trainer, model: ModelFolder, dataset: Dataset, cases: dict[str, Case]
 ) -> dict[str, float]:
     """Run a fold's phases, then predict its held-out scans as any scan and score them.
 
+    Where several processes train together the first one predicts; the others know no scores.
+
     Returns:
         Structure -> mean Dice; empty if nothing is held out, or nothing with labels.
     """
+    from renalplan.trainers.ranks import lead_alone
+
     trainer.run()
-    return FoldValidation(trainer, model, dataset, cases).run()
+    return lead_alone(FoldValidation(trainer, model, dataset, cases).run) or {}
 
 
 def _method(
@@ -326,41 +376,3 @@ def _model_name(trainer: str, plan: Plan, configuration: str) -> str:
     if configuration != plan.default_configuration:
         parts.append(configuration)
     return "__".join(parts)
-
-
-def _require_stores(folder: Path, plan: Plan, configuration: str, cases: list[str]) -> None:
-    """Stop before training if a stage is not (or no longer) what the plan says.
-
-    Raises:
-        UsageError: a case is missing in a store, or was stored by another version of the plan.
-    """
-    from renalplan.store import read_case
-    from renalplan.store_dataset import recipe
-
-    again = f"renalplan_plan_and_preprocess {plan.dataset}"
-    if plan.planner != "renal":
-        again += f" --planner {plan.planner}"
-    if plan.name != plan.planner:
-        again += f" --plan_name {plan.name}"
-    if configuration != plan.default_configuration:
-        again += f" --configuration {configuration}"
-    for stage in plan.run(configuration):
-        wanted = recipe(plan, stage)
-        for case in cases:
-            try:
-                stored = read_case(folder / stage.name, case)
-            except RenalplanError:
-                stored = None
-            if stored is None or stored.recipe != wanted:
-                state = "is not preprocessed" if stored is None else "was preprocessed differently"
-                raise UsageError(
-                    f"{case} {state} for the stage {stage.name} of plan {plan.name}; run {again}: "
-                    "it does what is missing."
-                )
-
-
-def _data_workers(wanted: int | None) -> int:
-    """As asked for, else all cores but one, at most twelve; a single core prepares in process."""
-    from renalplan.parallel import usable_cores
-
-    return min(12, usable_cores() - 1) if wanted is None else max(0, wanted)

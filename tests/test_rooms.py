@@ -26,6 +26,7 @@ COMMAND_MODULES = (
     "training.py",
     "training_budget.py",
     "fold_validation.py",
+    "training_hardware.py",
     "predicting.py",
     "sharing.py",
     "finding_best.py",

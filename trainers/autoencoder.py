@@ -47,6 +47,8 @@ class DenoisingAutoencoder(TrainedNetwork):
         stage: Whose patches.
     """
 
+    divides = True
+
     def __init__(
         self,
         stage: StagePlan,
@@ -62,6 +64,11 @@ class DenoisingAutoencoder(TrainedNetwork):
         self.seed = seed
         self.epochs = settings.epochs
         self.iterations = settings.iterations
+
+    @property
+    def batch_size(self) -> int:
+        """See `TrainedNetwork`."""
+        return self.settings.batch_size
 
     def training_batches(self, task: TrainingTask) -> BatchSource:
         """See `TrainedNetwork.training_batches`."""

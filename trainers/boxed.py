@@ -80,6 +80,8 @@ class WeakStage(SupervisedStage):
         weights_suffix: Of the voxel weights that the same phase wrote; None if the loss has none.
     """
 
+    divides = True
+
     def __init__(
         self,
         name: str,

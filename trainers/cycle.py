@@ -18,6 +18,7 @@ from renalplan.geometry import Shape
 from renalplan.labels import LabelScheme
 from renalplan.networks.prototypes import SCALE, cosine_classify, enlarge, masked_average_pooling
 from renalplan.trainers.losses import CrossEntropy, TargetEncoder, VoxelLoss
+from renalplan.trainers.losses.batch_sums import summed_by
 
 SMALLEST_SHARE = 1e-3  # of the query: a class predicted on less has no prototype worth the name
 NEVER = -1e4  # a logit whose softmax is 0, finite so that 0 times its logarithm is 0
@@ -114,7 +115,8 @@ class CycleLoss(nn.Module):
         # what has no prototype in the query cannot be found again: its voxels are left out, as are
         # those whose label is not known
         counted = (target * present.view(1, -1, 1, 1, 1)).sum(1, keepdim=True)
-        loss: Tensor = self.compare(classified, target, counted)
+        with summed_by(None):  # all the supports are here, whatever part of the queries is
+            loss: Tensor = self.compare(classified, target, counted)
         return loss
 
     def _pooled_from(self, masks: Tensor, foreground: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ Canny in 3-D here: erosion is the method that sees all three axes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from torch import Tensor
 from renalplan.kidney_tumor import KIDNEY, is_lesion
 from renalplan.labels import LabelScheme
 from renalplan.trainers.deferral import DivisibleSource, is_divisible
+from renalplan.trainers.parts import only
 from renalplan.trainers.sampling import BatchSource
 
 Method = Literal["erosion", "canny"]
@@ -151,6 +152,10 @@ class EdgeSource:
 
     def __post_init__(self) -> None:
         _check(self.spacing, self.method, self.slice_axis)  # here, not in a worker
+
+    def only(self, places: range) -> Self:
+        """The same source that makes these samples of each batch alone."""
+        return replace(self, source=only(self.source, places))
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """The source's batch, plus `edges` (B, edges, Z, Y, X) uint8."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from numpy.random import Generator
@@ -92,10 +93,21 @@ class EpisodeSource:
         """
         taken: set[str] = set()
         episode = self.supports.draw(step, taken)
-        samples = [self._query(step, place, taken) for place in range(self.queries.batch_size)]
+        wanted = self.queries.places or range(self.queries.batch_size)
+        for place in range(wanted.start):  # their cases are taken, whoever reads them
+            self._item(step, place, taken)
+        samples = [self._query(step, place, taken) for place in wanted]
         episode["image"] = torch.stack([sample["image"] for sample in samples])
         episode["labels"] = torch.stack([sample["labels"] for sample in samples])
         return episode
+
+    def only(self, places: range) -> Self:
+        """The same source that makes these queries of each episode alone, and all supports."""
+        return replace(self, queries=self.queries.only(places))
+
+    def _item(self, step: int, place: int, taken: set[str]) -> None:
+        with seeded(self.queries.seed, step, place, QUERIES) as generator:
+            _another(self.queries.items, taken, generator)
 
     def _query(self, step: int, place: int, taken: set[str]) -> Sample:
         source = self.queries

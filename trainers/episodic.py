@@ -41,6 +41,9 @@ class EpisodicStage(SupervisedStage):
         reverse: See `CycleLoss`.
     """
 
+    divides = True
+    whole = ("support_image", "support_labels")  # each part of the queries is compared with all
+
     def __init__(
         self,
         name: str,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,16 +18,24 @@ from torch import Tensor, nn
 from renalplan.errors import TrainingError, UsageError
 from renalplan.model_folder import WEIGHTS
 from renalplan.networks.layout import to_channels_last
+from renalplan.trainers import ranks
 from renalplan.trainers.checkpoint import (
     CHECKPOINT,
     TrainingState,
     load_checkpoint,
     save_checkpoint,
 )
+from renalplan.trainers.divisible import check_network
+from renalplan.trainers.fused import use_fused
 from renalplan.trainers.loader import Batches
 from renalplan.trainers.logbook import Logbook
+from renalplan.trainers.parts import only, share
 from renalplan.trainers.phase import TrainedNetwork, save_weights
+from renalplan.trainers.replicas import accelerator, build_fabric
+from renalplan.trainers.sampling import BatchSource
 from renalplan.trainers.schedules import Schedule, schedule_of
+from renalplan.trainers.step import BatchGradient
+from renalplan.trainers.step_memory import say_memory
 from renalplan.trainers.task import Hardware, TrainingTask
 
 logger = logging.getLogger(__name__)
@@ -35,13 +45,7 @@ PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "
 
 def make_fabric(hardware: Hardware) -> Fabric:
     """Devices and precision, see `choose_precision`."""
-    # it announces half precision at every phase, to a user who has asked for it
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    _, _, number = hardware.device.partition(":")
-    devices: Any = [int(number)] if number else 1
-    precision = PRECISIONS[choose_precision(hardware)]
-    torch.backends.cudnn.benchmark = True  # all patches have one size: the fastest kernels for it
-    return Fabric(accelerator=_accelerator(hardware), devices=devices, precision=precision)
+    return build_fabric(hardware, PRECISIONS[choose_precision(hardware)])
 
 
 def choose_precision(hardware: Hardware) -> str:
@@ -52,7 +56,7 @@ def choose_precision(hardware: Hardware) -> str:
             weight gradient of a 3-D convolution reads memory it has not written for maps two
             voxels deep: about 1e30 now and then, and no training to trust.
     """
-    kind = _accelerator(hardware)
+    kind = accelerator(hardware)
     if hardware.precision in ("fp16", "bf16") and kind == "cpu":
         raise UsageError(
             f"--precision {hardware.precision} needs a GPU: on a CPU half-precision gradients are "
@@ -64,18 +68,13 @@ def choose_precision(hardware: Hardware) -> str:
     return half if kind == "cuda" else "fp32"
 
 
-def _accelerator(hardware: Hardware) -> str:
-    kind = hardware.device.partition(":")[0]
-    if kind == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return kind
-
-
 def fit(phase: TrainedNetwork, task: TrainingTask) -> None:
     """Train a phase's network to its end, from its last checkpoint if there is one.
 
     Everything random is a function of the phase's seed and the step, so on the CPU an interrupted
     and an uninterrupted run give bit-equal weights. Under a budget the number of steps is the clock's.
+    Where several processes train together each works on its share of every batch; the first alone
+    writes, and validates while they wait.
 
     Raises:
         TrainingError: the loss is not a finite number.
@@ -85,17 +84,10 @@ def fit(phase: TrainedNetwork, task: TrainingTask) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     schedule = schedule_of(phase, task)
     fabric = make_fabric(task.hardware)
-    with fabric.init_module():
-        torch.manual_seed(step_seed(phase, -1))
-        network = phase.build()
-    phase.initialise(network)
-    optimizer = phase.optimizer(network)
-    base_rates = [group["lr"] for group in optimizer.param_groups]
-    state = load_checkpoint(folder)
-    if state is not None:
-        network.load_state_dict(state.network)
-        optimizer.load_state_dict(state.optimizer)
+    network, optimizer, base_rates, state = _begun(phase, task, folder, fabric)
     network, wrapped, wrapped_optimizer = make_ready(fabric, network, optimizer)
+    ranks.same_start(network)
+    gradient = BatchGradient(phase, fabric, wrapped, task.hardware.accumulate)
     first, done = (state.epoch, state.steps(phase.iterations)) if state else (0, 0)
     if first:
         logger.info(
@@ -105,8 +97,24 @@ def fit(phase: TrainedNetwork, task: TrainingTask) -> None:
             first,
             schedule.length,
         )
-    log = Logbook(folder, list(state.rows) if state else [])
-    source = phase.training_batches(task)
+    log = Logbook(folder, list(state.rows) if state else []) if ranks.leads() else None
+    source = _own_share(phase, phase.training_batches(task))
+    if ranks.leads() and fabric.device.type == "cuda":
+        half = choose_precision(task.hardware) != "fp32"
+        say_memory(phase, source.batch(0), fabric.device, half=half, parts=gradient.parts)
+
+    def finish_epoch(row: dict[str, float], start: float, show: _ProgressBar) -> None:
+        assert log is not None, "the first rank has one"
+        wrapped.eval()
+        with torch.inference_mode():
+            figures = schedule.look(lambda: phase.validate(wrapped, task, fabric.device))
+        row |= {"seconds": round(time.monotonic() - start, 3), **figures}
+        log.add(row)
+        show.finish_epoch(row)
+        weights, state = network.state_dict(), optimizer.state_dict()
+        epochs = int(row["epoch"]) + 1
+        save_checkpoint(folder, TrainingState(weights, state, epochs, log.rows, schedule.done))
+
     batches = Batches(
         source,
         done,
@@ -120,7 +128,7 @@ def fit(phase: TrainedNetwork, task: TrainingTask) -> None:
                 row = _train_epoch(
                     phase,
                     fabric,
-                    wrapped,
+                    gradient,
                     wrapped_optimizer,
                     batches,
                     schedule,
@@ -128,34 +136,39 @@ def fit(phase: TrainedNetwork, task: TrainingTask) -> None:
                     base_rates,
                     show,
                 )
-                wrapped.eval()
-                with torch.inference_mode():
-                    figures = schedule.look(lambda: phase.validate(wrapped, task, fabric.device))
-                row |= {"seconds": round(time.monotonic() - start, 3), **figures}
-                log.add(row)
-                show.finish_epoch(row)
-                save_checkpoint(
-                    folder,
-                    TrainingState(
-                        network.state_dict(),
-                        optimizer.state_dict(),
-                        epoch + 1,
-                        log.rows,
-                        schedule.done,
-                    ),
-                )
+                ranks.lead_alone(partial(finish_epoch, row, start, show))
                 schedule.finish_epoch(network)
     finally:
         batches.close()
-        log.close()
-    save_weights(folder / WEIGHTS, network)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+        if log is not None:
+            log.close()
+    if ranks.leads():
+        save_weights(folder / WEIGHTS, network)
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _begun(
+    phase: TrainedNetwork, task: TrainingTask, folder: Path, fabric: Fabric
+) -> tuple[nn.Module, torch.optim.Optimizer, list[float], TrainingState | None]:
+    """A network, its optimizer and learning rates, and the checkpoint they go on from."""
+    with fabric.init_module():
+        torch.manual_seed(step_seed(phase, -1))
+        network = phase.build()
+    check_network(network, phase.name, ranks.world() * (task.hardware.accumulate or 1))
+    phase.initialise(network)
+    optimizer = phase.optimizer(network)
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+    state = load_checkpoint(folder)
+    if state is not None:
+        network.load_state_dict(state.network)
+        optimizer.load_state_dict(state.optimizer)
+    return network, optimizer, base_rates, state
 
 
 def _train_epoch(
     phase: TrainedNetwork,
     fabric: Fabric,
-    network: Any,
+    gradient: BatchGradient,
     optimizer: Any,
     batches: Batches,
     schedule: Schedule,
@@ -163,13 +176,13 @@ def _train_epoch(
     base_rates: list[float],
     show: _ProgressBar,
 ) -> dict[str, float]:
-    network.train()
+    gradient.network.train()
     losses = _Losses(phase, show)
     first, rate = schedule.done, 0.0
     for step, rate in schedule.steps(epoch):
         for group, base in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = base * rate
-        losses.add(step, train_step(phase, fabric, network, optimizer, next(batches), step))
+        losses.add(step, train_step(gradient, optimizer, next(batches), step))
     return {
         "epoch": epoch,
         "loss": losses.total() / (schedule.done - first),
@@ -183,27 +196,22 @@ def make_ready(
     """The network as it is trained, and network and optimizer as Fabric wraps them."""
     # 1.5 times faster on CPUs (oneDNN's kernels), and what tensor cores want on GPUs
     network = to_channels_last(network)
-    return network, *fabric.setup(network, optimizer)
+    wrapped = fabric.setup(network, optimizer)
+    use_fused(optimizer, fabric.device)
+    return network, *wrapped
 
 
 def train_step(
-    phase: TrainedNetwork,
-    fabric: Fabric,
-    network: Any,
-    optimizer: Any,
-    batch: dict[str, Tensor],
-    step: int,
+    gradient: BatchGradient, optimizer: Any, batch: dict[str, Tensor], step: int
 ) -> Tensor:
     """One step; returns its loss, on the device."""
-    torch.manual_seed(step_seed(phase, step))  # dropout
-    optimizer.zero_grad(set_to_none=True)
-    loss = phase.loss(network, batch, step)
-    fabric.backward(loss)
-    fabric.clip_gradients(
-        network, optimizer, max_norm=phase.gradient_clip, error_if_nonfinite=False
+    phase = gradient.phase
+    loss = gradient(batch, step, step_seed(phase, step))
+    gradient.fabric.clip_gradients(
+        gradient.network, optimizer, max_norm=phase.gradient_clip, error_if_nonfinite=False
     )
     optimizer.step()
-    return loss.detach()
+    return loss
 
 
 class _Losses:
@@ -251,6 +259,14 @@ def step_seed(phase: TrainedNetwork, step: int) -> int:
     return total
 
 
+def _own_share(phase: TrainedNetwork, source: BatchSource) -> BatchSource:
+    """A source of the samples of each batch that this rank works on."""
+    if ranks.world() == 1:
+        return source
+    assert phase.batch_size is not None, "see divisible.check_phases"
+    return only(source, share(phase.batch_size, ranks.rank(), ranks.world()), phase.whole)
+
+
 class _ProgressBar:
     """Epochs and steps with the time left, loss and pseudo Dice."""
 
@@ -259,7 +275,8 @@ class _ProgressBar:
     ) -> None:
         console = Console(stderr=True)
         # a bar in a log file appears only when the phase is over
-        self.lines = task.hardware.progress and not console.is_terminal
+        wanted = task.hardware.progress and ranks.leads()
+        self.lines = wanted and not console.is_terminal
         self.head = f"fold {task.fold_name} {phase.name}"
         self.schedule = schedule
         self.bar = Progress(
@@ -270,7 +287,7 @@ class _ProgressBar:
             TimeRemainingColumn(),
             TextColumn("loss {task.fields[loss]} {task.fields[dice]} {task.fields[remark]}"),
             console=console,
-            disable=self.lines or not task.hardware.progress,
+            disable=self.lines or not wanted,
         )
         self.line = self.bar.add_task(
             phase.name,

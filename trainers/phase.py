@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,14 @@ DONE = "done"
 
 
 class Phase(ABC):
-    """One step, in a folder of its own: `fold_N/<name>/`."""
+    """One step, in a folder of its own: `fold_N/<name>/`.
+
+    Attributes:
+        together: Whether all processes run it, where several train together; else the first alone.
+    """
 
     name: str
+    together: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, task: TrainingTask) -> None:
@@ -94,6 +99,11 @@ class TrainedNetwork(NetworkPhase):
         gradient_clip: Largest gradient norm.
         looks: Batches that `validate` looks at, if that is known.
         seed: Decides initial weights and dropout; batches draw from their source's own.
+        batch_size: Samples a step, of all processes together; None if it is not known beforehand.
+        divides: Whether a batch can be worked on in parts: the loss is a mean over samples, or takes
+            its sums over the batch with `losses.batch_sum`. A subclass with another `loss` says so
+            anew, since nobody can see it from outside.
+        whole: Tensors of a batch that every part of it needs whole.
     """
 
     epochs: int
@@ -101,6 +111,19 @@ class TrainedNetwork(NetworkPhase):
     gradient_clip: float = 12.0
     looks: int = 0
     seed: int = 0
+    together = True
+    divides: ClassVar[bool] = False
+    whole: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if {"loss", "criterion_for"} & vars(cls).keys() and "divides" not in vars(cls):
+            cls.divides = False
+
+    @property
+    def batch_size(self) -> int | None:
+        """See the class."""
+        return None
 
     @property
     def size(self) -> str:

@@ -15,6 +15,7 @@ from renalplan.trainers.loader import Batches
 from renalplan.trainers.loop import make_fabric, make_ready, step_seed, train_step
 from renalplan.trainers.phase import TrainedNetwork
 from renalplan.trainers.sampling import BatchSource
+from renalplan.trainers.step import BatchGradient
 from renalplan.trainers.task import TrainingTask
 from renalplan.trainers.timed import Pace
 
@@ -99,7 +100,9 @@ class _Probe:
         with self.fabric.init_module():
             torch.manual_seed(step_seed(phase, -1))
             network = phase.build()
-        _, self.network, self.optimizer = make_ready(self.fabric, network, phase.optimizer(network))
+        _, wrapped, self.optimizer = make_ready(self.fabric, network, phase.optimizer(network))
+        self.network = wrapped
+        self.gradient = BatchGradient(phase, self.fabric, wrapped, task.hardware.accumulate)
         self.batch: dict[str, Tensor] = {}
 
     def steps(self, workers: int, seconds: float) -> tuple[float, float]:
@@ -114,9 +117,7 @@ class _Probe:
                 start = self.now()
                 self.batch = next(batches)
                 got = self.now()
-                loss = train_step(
-                    self.phase, self.fabric, self.network, self.optimizer, self.batch, step
-                )
+                loss = train_step(self.gradient, self.optimizer, self.batch, step)
                 loss.item()  # a GPU is waited for
                 if step < warm_up:
                     continue

@@ -7,8 +7,8 @@ whatever the number of workers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -52,6 +52,7 @@ class PatchSource:
         extra: Reads further label channels for (item, start, size), e.g. a cascade's
             previous stage.
         weights: Reads what each voxel weighs for (item, start, size); 0 beyond the image.
+        places: Which samples of a batch are made; None makes all.
     """
 
     items: tuple[ItemArrays, ...]
@@ -63,6 +64,7 @@ class PatchSource:
     seed: int
     extra: Reader | None = None
     weights: Reader | None = None
+    places: range | None = None
 
     def batch(self, step: int) -> dict[str, torch.Tensor]:
         """Images (B, C, *patch) float32 and labels (B, 1, *patch) int16 of one step.
@@ -78,7 +80,8 @@ class PatchSource:
 
     def begun(self, step: int) -> dict[str, Any]:
         """What a worker does of `batch`: read patches with margins, and say how to vary them."""
-        pairs = [self._begin(step, place) for place in range(self.batch_size)]
+        places = range(self.batch_size) if self.places is None else self.places
+        pairs = [self._begin(step, place) for place in places]
         return {"samples": [sample for sample, _ in pairs], "drawn": [drawn for _, drawn in pairs]}
 
     def finished(self, begun: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -86,6 +89,10 @@ class PatchSource:
         pairs = zip(begun["samples"], begun["drawn"], strict=True)
         samples = [self._vary(sample, drawn) for sample, drawn in pairs]
         return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+
+    def only(self, places: range) -> Self:
+        """The same source that makes these samples of each batch alone."""
+        return replace(self, places=places)
 
     def become(self, kind: type[SourceType], **more: Any) -> SourceType:
         """A source of another kind that draws from the same items in the same way, and knows more."""

@@ -61,6 +61,7 @@ class EarlierStageSettings(SCUNetSettings):
 class SCUNetStage(SupervisedStage):
     """A stage learnt by SC-UNet: the loss of the labels plus, as important, that of every edge."""
 
+    divides = True
     settings: SCUNetSettings
 
     def prepare(self, task: TrainingTask) -> None:

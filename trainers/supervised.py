@@ -114,6 +114,8 @@ class SupervisedStage(TrainedNetwork):
         seed: Decides every draw.
     """
 
+    divides = True
+
     def __init__(
         self, name: str, stage: StagePlan, network: NetworkSpec, settings: Recipe, seed: int
     ) -> None:
@@ -125,6 +127,11 @@ class SupervisedStage(TrainedNetwork):
         self.iterations = settings.iterations
         self.gradient_clip = settings.gradient_clip
         self.looks = settings.validation_iterations
+
+    @property
+    def batch_size(self) -> int:
+        """See `TrainedNetwork`: the settings', or the plan's."""
+        return self.settings.batch_size or self.stage.batch_size
 
     def prepare(self, task: TrainingTask) -> None:
         """See `TrainedNetwork.prepare`: the loss for this task's labels."""
@@ -175,7 +182,7 @@ class SupervisedStage(TrainedNetwork):
             items=items,
             patch=self.stage.patch_size,
             margin=augmentation.margin,
-            batch_size=self.settings.batch_size or self.stage.batch_size,
+            batch_size=self.batch_size,
             foreground_share=self.settings.foreground_share,
             transform=augmentation.transform,
             seed=seed,

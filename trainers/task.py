@@ -28,12 +28,15 @@ class Hardware:
         precision: auto is float32 on the CPU and bfloat16 (or float16) autocast on a GPU.
         workers: Processes that prepare batches; 0 prepares them in this one.
         progress: Show a progress bar.
+        accumulate: In how many parts, one after the other, a process works on its share of a batch;
+            None is one, and more when memory runs out.
     """
 
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     workers: int = 0
     progress: bool = True
+    accumulate: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import logging
 import platform
 import time
 from abc import ABC, abstractmethod
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from renalplan.errors import UsageError
 from renalplan.files import remove_leftovers, write_json
 from renalplan.model_folder import FINISHED, Finished, ModelFolder, SegmenterSpec, TrainerRecord
 from renalplan.plan import NetworkSpec, StagePlan
+from renalplan.trainers import ranks
 from renalplan.trainers.phase import NetworkPhase, Phase
 from renalplan.trainers.settings import TrainerSettings
 from renalplan.trainers.task import TrainingTask
@@ -88,11 +90,14 @@ class Trainer(ABC):
         )
 
     def run(self) -> None:
-        """Run every phase that has not run to its end yet, then mark the fold as finished."""
+        """Run every phase that has not run to its end yet, then mark the fold as finished.
+
+        Processes that train together train each network together; the first does the rest.
+        """
         start = time.monotonic()
         folder = self.task.fold_folder
         folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
+        ranks.lead_alone(lambda: remove_leftovers(folder))
         phases = self.phases()
         budget = self.task.budget
         most = "" if budget is None else "at most "
@@ -101,14 +106,17 @@ class Trainer(ABC):
         if budget is not None:
             budget.expect(phases, self.task)
         for phase in phases:
-            if phase.is_done(self.task):
+            if ranks.agreed(partial(phase.is_done, self.task)):
                 log.info("fold %s: phase %s is done already", self.task.fold_name, phase.name)
                 continue
-            remove_leftovers(phase.folder(self.task))
-            phase.run(self.task)
+            ranks.lead_alone(partial(remove_leftovers, phase.folder(self.task)))
+            if phase.together:
+                phase.run(self.task)
+            else:
+                ranks.lead_alone(partial(phase.run, self.task))
             if budget is not None:
                 budget.note()
-        if not (folder / FINISHED).is_file():
+        if ranks.leads() and not (folder / FINISHED).is_file():
             finished = Finished(
                 phases=tuple(phase.name for phase in phases),
                 seconds=time.monotonic() - start,

@@ -7,9 +7,9 @@ scan that has no labels.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -50,6 +50,7 @@ class ImageSource:
         batch_size: Samples a batch.
         transform: Varies one sample {image} and cuts it to `patch`.
         seed: With the step it decides everything.
+        places: Which samples of a batch are made; None makes all.
     """
 
     items: tuple[ItemArrays, ...]
@@ -59,10 +60,15 @@ class ImageSource:
     batch_size: int
     transform: Transform
     seed: int
+    places: range | None = None
 
     def batch(self, step: int) -> dict[str, torch.Tensor]:
         """Images (B, C, *patch) float32 of one step."""
         return self.finished(self.begun(step))
+
+    def only(self, places: range) -> Self:
+        """The same source that makes these samples of each batch alone."""
+        return replace(self, places=places)
 
     @property
     def divisible(self) -> bool:
@@ -71,7 +77,8 @@ class ImageSource:
 
     def begun(self, step: int) -> dict[str, Any]:
         """See `PatchSource.begun`."""
-        pairs = [self._begin(step, place) for place in range(self.batch_size)]
+        places = range(self.batch_size) if self.places is None else self.places
+        pairs = [self._begin(step, place) for place in places]
         return {"samples": [sample for sample, _ in pairs], "drawn": [drawn for _, drawn in pairs]}
 
     def finished(self, begun: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -9,7 +9,14 @@ from renalplan.plan_files import plan_names
 from renalplan.workspace import Workspace
 
 if TYPE_CHECKING:
+    from renalplan.plan import StagePlan
     from renalplan.planning import Planned
+
+
+def _forecast(stage: StagePlan) -> str:
+    if stage.forecast is None:
+        return ""
+    return f", about {stage.forecast.training_memory_gb:.1f} GB of GPU memory in tensors"
 
 
 @command
@@ -90,7 +97,7 @@ def _print_plan(planned: Planned) -> None:
     if planned.replaced:
         print(f"  this replaces the plan that stood there: {planned.replaced}")
     for stage in plan.run():
-        forecast = f", about {stage.forecast.training_memory_gb:.1f} GB" if stage.forecast else ""
+        forecast = _forecast(stage)
         spacing = " x ".join("own" if s is None else f"{s:.3g}" for s in stage.spacing)
         patch = " x ".join(str(n) for n in stage.patch_size)
         print(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from renalplan.cli.common import add_dask, add_workers, command, make_parser
 from renalplan.imports import trainer_entry_points
 from renalplan.workspace import Workspace
+
+if TYPE_CHECKING:
+    from renalplan.training import Trained
 
 
 @command
@@ -51,13 +56,7 @@ def train(arguments: list[str] | None = None) -> int:
     parser.add_argument("--plan", help="which plan, if there are several")
     parser.add_argument("--configuration", help="which of the plan's configurations")
     parser.add_argument("--name", help="name of the model folder (default: the trainer's)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps")
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "bf16", "fp16"),
-        default="auto",
-        help="auto: fp32 on a CPU, half precision on a GPU",
-    )
+    _add_hardware(parser)
     add_dask(parser, "train, one fold each")
     parser.add_argument(
         "--restart", action="store_true", help="delete what this fold has, begin anew"
@@ -80,6 +79,8 @@ def train(arguments: list[str] | None = None) -> int:
         name=given.name,
         device=given.device,
         precision=given.precision,
+        devices=given.devices,
+        accumulate=given.accumulate,
         workers=given.workers,
         workspace=Workspace.find(given.workspace),
         restart=given.restart,
@@ -87,11 +88,42 @@ def train(arguments: list[str] | None = None) -> int:
         budget=given.budget,
         since=began,
     )
+    if trained.reported:
+        _print_scores(trained)
+    return 0 if trained.stopped is None else 128 + trained.stopped
+
+
+def _add_hardware(parser: argparse.ArgumentParser) -> None:
+    """What to run on."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        default="auto",
+        help="auto: fp32 on a CPU, half precision on a GPU",
+    )
+    parser.add_argument(
+        "--devices",
+        type=int,
+        default=1,
+        metavar="N",
+        help="GPUs (processes on a CPU) of this machine that share every batch (default: 1; under "
+        "torchrun or SLURM leave it out)",
+    )
+    parser.add_argument(
+        "--accumulate",
+        type=int,
+        metavar="N",
+        help="work on a batch in N parts one after the other, with the same result in less memory "
+        "(default: only when memory runs out)",
+    )
+
+
+def _print_scores(trained: Trained) -> None:
     for fold, dice in trained.folds.items():
         scores = ", ".join(f"{name} {value:.3f}" for name, value in dice.items())
         print(f"fold {fold}: {'mean Dice of held-out cases: ' + scores if scores else 'trained'}")
     print(f"model: {trained.model}")
-    return 0 if trained.stopped is None else 128 + trained.stopped
 
 
 def _process_began() -> float:

@@ -8,6 +8,7 @@ Sources:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ def masked_average_pooling(features: Tensor, masks: Tensor) -> Tensor:
         )
     stride = int(strides.pop())
     weights = F.avg_pool3d(masks.float(), stride) if stride > 1 else masks.float()
-    with torch.autocast(features.device.type, enabled=False):  # sums over a volume overflow halves
+    with in_single_precision(features):  # sums over a volume overflow halves
         sums = torch.einsum("bfzyx,bczyx->bcf", features.float(), weights)
     return sums / (weights.sum(dim=(2, 3, 4))[..., None] + SMALLEST_MASS)
 
@@ -109,9 +110,16 @@ class PrototypeNetwork(nn.Module):
         return enlarge(logits, x.shape[2:])
 
 
+def in_single_precision(values: Tensor) -> AbstractContextManager[object]:
+    """Leave autocast; there is none on `meta`, where memory is counted."""
+    if values.is_meta:
+        return nullcontext()
+    return torch.autocast(values.device.type, enabled=False)
+
+
 def _compare(features: Tensor, directions: Tensor, scale: float) -> Tensor:
     """scale * f/|f| . d for features (B, F, Z, Y, X) and directions (B, C, F), in float32."""
-    with torch.autocast(features.device.type, enabled=False):
+    with in_single_precision(features):
         return scale * torch.einsum(
             "bfzyx,bcf->bczyx", F.normalize(features.float(), dim=1), directions
         )

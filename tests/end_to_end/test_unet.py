@@ -18,7 +18,7 @@ from renalplan.training import train
 from renalplan.workspace import Workspace
 
 SHORT = ["epochs=2", "iterations=3", "validation_iterations=1"]
-TINY = {"base_features": 4, "max_features": 8, "gpu_memory_gb": 0.004}
+TINY = {"base_features": 4, "max_features": 8, "gpu_memory_gb": 0.003}
 
 
 def _train(workspace: Workspace, options: PlanOptions, configuration: str | None = None) -> Path:

@@ -103,8 +103,9 @@ def test_label_channels_widen_only_the_input() -> None:
 def test_bytes_grow_by_the_same_for_every_patch() -> None:
     topology, network = TOPOLOGIES["cube"], _network("plain")
     fixed, one, two = (training_bytes(topology, network, n) for n in (0, 1, 2))
-    assert two - one == one - fixed
-    assert fixed == 14 * parameters(topology, network)
+    numbers = parameters(topology, network)
+    assert two - one == one - 10 * numbers
+    assert fixed == 14 * numbers  # weights, their copies, momentum and gradients, without a map
 
 
 def test_forecast_stays_below_what_nnunet_publishes() -> None:
@@ -115,15 +116,16 @@ def test_forecast_stays_below_what_nnunet_publishes() -> None:
 
 
 def test_reserve_is_a_quarter_up_to_three_gigabytes() -> None:
-    assert usable_gb(8) == 6
-    assert usable_gb(0.4) == pytest.approx(0.3)
-    assert usable_gb(40) == 37
+    tensors = 0.92  # of what is left
+    assert usable_gb(8) == pytest.approx(6 * tensors)
+    assert usable_gb(0.4) == pytest.approx(0.3 * tensors)
+    assert usable_gb(40) == pytest.approx(37 * tensors)
 
 
 def test_largest_batch_fills_the_memory() -> None:
     topology, network = TOPOLOGIES["cube"], _network("plain")
     batch = largest_batch(topology, network, 0.2, cap=1000)
-    limit = 0.15 * GB
+    limit = 0.92 * 0.15 * GB
     assert training_bytes(topology, network, batch) <= limit
     assert training_bytes(topology, network, batch + 1) > limit
     assert largest_batch(topology, network, 0.2, cap=3) == 3

@@ -1,12 +1,13 @@
 """Losses on logits.
 
 Read in this order: `targets` (label maps -> what losses compare with), `voxels` (what most losses
-share), `dice` (Dice, and the default, Dice + cross-entropy), `entropy`, `weighted`, `hard_regions`,
-`balanced`, `sizes`, `deep_supervision`, `choice` (a loss by its name), `counts` (Dice of held-out
-patches).
+share), `batch_sums` (batches in parts), `dice` (Dice, and the default, Dice + cross-entropy),
+`entropy`, `weighted`, `hard_regions`, `balanced`, `sizes`, `deep_supervision`, `choice` (a loss by
+its name), `counts` (Dice of held-out patches).
 """
 
 from renalplan.trainers.losses.balanced import BalancedCrossEntropy
+from renalplan.trainers.losses.batch_sums import batch_sum
 from renalplan.trainers.losses.choice import LossSettings, build_loss, build_voxel_loss
 from renalplan.trainers.losses.counts import dice_counts
 from renalplan.trainers.losses.deep_supervision import DeepSupervision, shrink
@@ -37,6 +38,7 @@ __all__ = [
     "TargetEncoder",
     "VoxelLoss",
     "VoxelWeightedCrossEntropy",
+    "batch_sum",
     "build_loss",
     "build_voxel_loss",
     "dice_counts",

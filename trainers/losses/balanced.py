@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from renalplan.trainers.losses.batch_sums import batch_sum
 from renalplan.trainers.losses.voxels import HardRegionLoss, Voxels
 
 
@@ -39,7 +40,7 @@ class BalancedCrossEntropy(HardRegionLoss):
         entropy = voxels.cross_entropy() * voxels.hard(self.threshold)
         members = [voxels.target] if voxels.exclusive else [voxels.target, 1 - voxels.target]
         axes = [0, 2, 3, 4]
-        sums = torch.cat([(entropy * m * voxels.known).sum(axes) for m in members])
-        sizes = torch.cat([(m * voxels.known).sum(axes) for m in members])
+        sums = batch_sum(torch.cat([(entropy * m * voxels.known).sum(axes) for m in members]))
+        sizes = batch_sum(torch.cat([(m * voxels.known).sum(axes) for m in members]))
         present = (sizes > 0).sum().clamp_min(1)
         return (sums / sizes.clamp_min(1)).sum() / present  # the sum of an absent class is 0

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from renalplan.labels import LabelScheme
+from renalplan.trainers.losses.batch_sums import batch_sum
 from renalplan.trainers.losses.targets import TargetEncoder
 from renalplan.trainers.losses.voxels import VoxelLoss, Voxels
 
@@ -38,6 +39,8 @@ def soft_dice(
         target = target * mask
     intersection = (probabilities * target).sum(axes)
     total = probabilities.sum(axes) + target.sum(axes)
+    if over_batch:
+        intersection, total = batch_sum(intersection), batch_sum(total)
     return ((2 * intersection + smooth) / (total + smooth).clamp_min(1e-8)).mean()
 
 
@@ -98,4 +101,4 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     """Mean over the voxels that count; 0 if none does."""
     if mask is None:
         return values.mean()
-    return (values * mask).sum() / mask.sum().clamp_min(1)
+    return batch_sum((values * mask).sum()) / batch_sum(mask.sum()).clamp_min(1)

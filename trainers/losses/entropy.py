@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from renalplan.trainers.losses.batch_sums import batch_sum
 from renalplan.trainers.losses.voxels import VoxelLoss, Voxels
 
 
@@ -20,5 +21,5 @@ class CrossEntropy(VoxelLoss):
 
     def value(self, voxels: Voxels) -> Tensor:
         """See `VoxelLoss.value`."""
-        total = (voxels.cross_entropy() * voxels.known).sum()
-        return total / voxels.entries().sum().clamp_min(1)
+        total = batch_sum((voxels.cross_entropy() * voxels.known).sum())
+        return total / batch_sum(voxels.entries().sum()).clamp_min(1)

@@ -15,6 +15,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from renalplan.trainers.losses.batch_sums import batch_sum
 from renalplan.trainers.losses.dice import soft_dice
 from renalplan.trainers.losses.voxels import HardRegionLoss, Voxels
 
@@ -52,7 +53,7 @@ class HardRegionCrossEntropy(HardRegionLoss):
         hard = voxels.hard(self.threshold)
         total = (voxels.cross_entropy() * voxels.known * hard).sum()
         counted = voxels.entries() if self.average == "all" else voxels.entries() * hard
-        return total / counted.sum().clamp_min(1)
+        return batch_sum(total) / batch_sum(counted.sum()).clamp_min(1)
 
 
 class HardRegionDice(HardRegionLoss):
@@ -117,7 +118,7 @@ class HardRegionMSE(HardRegionLoss):
         chosen = hard * voxels.known
         squares = (voxels.target - voxels.probabilities()).square() * chosen
         counted = voxels.known.expand_as(hard) if self.average == "all" else chosen
-        return squares.sum() / counted.sum().clamp_min(1)
+        return batch_sum(squares.sum()) / batch_sum(counted.sum()).clamp_min(1)
 
 
 def _checked_average(average: Average) -> Average:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from renalplan.trainers.losses.batch_sums import batch_sum
 from renalplan.trainers.losses.voxels import comparable
 
 CERTAIN, UNCERTAIN = 1, 2  # values of the voxel map; 0 is beyond the image
@@ -62,7 +63,8 @@ class SizeConstrainedCrossEntropy(nn.Module):
             )
         certain = voxels.known * (voxel_map == CERTAIN)
         there = voxels.known * (voxel_map > 0)
-        entropy = (voxels.cross_entropy() * certain).sum() / certain.sum().clamp_min(1)
+        entropy = batch_sum((voxels.cross_entropy() * certain).sum())
+        entropy = entropy / batch_sum(certain.sum()).clamp_min(1)
         axes = [1, 2, 3, 4]
         size = (voxels.probabilities()[:, 1:] * there).sum(axes)
         wanted = (voxels.target[:, 1:] * there).sum(axes)

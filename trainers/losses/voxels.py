@@ -143,11 +143,16 @@ def _holds_integers(target: Tensor) -> bool:
     return not (target.is_floating_point() or target.is_complex() or target.dtype == torch.bool)
 
 
+def _any(wrong: Tensor) -> bool:
+    """Whether anything is; where memory is counted without values there is nothing to look at."""
+    return not wrong.is_meta and bool(wrong.any())
+
+
 def _checked(target: Tensor, known: Tensor, exclusive: bool) -> Tensor:
-    if (known & (target != 0) & (target != 1)).any():
+    if _any(known & (target != 0) & (target != 1)):
         raise ValueError("a floating-point target must hold nothing but 0 and 1.")
     target = target.masked_fill(~known, 0)
-    if exclusive and (known & (target.sum(1, keepdim=True) != 1)).any():
+    if exclusive and _any(known & (target.sum(1, keepdim=True) != 1)):
         raise ValueError(
             "a target of exclusive classes must be 1 in exactly one channel of every voxel that "
             "counts; mask voxels of unknown class, and pass exclusive=False for regions."
@@ -158,7 +163,7 @@ def _checked(target: Tensor, known: Tensor, exclusive: bool) -> Tensor:
 def _from_indices(index: Tensor, known: Tensor, logits: Tensor) -> Tensor:
     channels = logits.shape[1]
     last = max(channels - 1, 1)  # a single channel is binary
-    if (known & ((index < 0) | (index > last))).any():
+    if _any(known & ((index < 0) | (index > last))):
         raise ValueError(
             f"class indices must be 0 to {last} for {channels} channel(s) of logits; "
             "pass a mask that is 0 where the class is not known."

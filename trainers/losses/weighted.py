@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from renalplan.trainers.losses.batch_sums import batch_sum
 from renalplan.trainers.losses.voxels import VoxelLoss, Voxels, comparable
 
 
@@ -89,7 +90,8 @@ class VoxelWeightedCrossEntropy(VoxelLoss):
             target = voxels.target
             classes = target * self.foreground + (1 - target) * self.background
             terms, counted = classes * voxels.cross_entropy(), known.expand_as(target)
-        return (terms * known * weights).sum() / counted.sum().clamp_min(1)
+        total = batch_sum((terms * known * weights).sum())
+        return total / batch_sum(counted.sum()).clamp_min(1)
 
 
 def checked_weights(voxel_weights: Tensor, voxels: Voxels) -> Tensor:
