@@ -15,14 +15,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import cc3d
+import edt
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.morphology import convex_hull_image
 
 from renalplan.evaluation.surgery.frame import Frame
+from renalplan.evaluation.surgery.mesh import BLUR
+from renalplan.geometry import box_slices, grow_box, mask_box
 
-STEP_MM = 1.5  # of the upright copy that is looked at slice by slice
+STEP_MM = 1.0  # of the upright copy that is looked at slice by slice
 BAY_MM = 4.0
 LEAST_BAY_ML = 0.5
 NEEDS_HILUM = "a kidney mask that leaves the renal sinus open"
@@ -55,12 +58,16 @@ def find_hilum(organ: NDArray[np.bool_], frame: Frame) -> Hilum | None:
         organ: (z, y, x) parenchyma and lesions.
         frame: Where the array lies in the patient.
     """
-    upright, start = upright_copy(organ, frame)
-    bays = np.zeros_like(upright)
+    box = mask_box(organ)
+    if box is None:
+        return None
+    box = grow_box(box, (3, 3, 3), organ.shape)
+    upright, start = upright_copy(organ[box_slices(box)], frame.cut(box))
+    depth = np.zeros(upright.shape, np.float32)
     for number, plane in enumerate(upright):
         if np.count_nonzero(plane) >= 10:
-            bays[number] = _bays(plane)
-    parts = cc3d.connected_components(bays, connectivity=6)
+            depth[number] = _bays(plane)
+    parts = cc3d.connected_components(depth > BAY_MM / 2, connectivity=6)
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
     if len(sizes) < 2 or sizes.max() * STEP_MM**3 / 1000 < LEAST_BAY_ML:
@@ -68,12 +75,23 @@ def find_hilum(organ: NDArray[np.bool_], frame: Frame) -> Hilum | None:
     bay = parts == int(sizes.argmax())
     middle = np.argwhere(upright).mean(axis=0)
     towards = (np.argwhere(bay).mean(axis=0) - middle)[::-1]
-    heights = np.flatnonzero(bay.any(axis=(1, 2)))
+    deepest = ndimage.gaussian_filter1d(np.where(bay, depth, 0).max(axis=(1, 2)), 1.0)
+    open_ = np.flatnonzero(deepest > BAY_MM)
+    if len(open_) == 0:
+        return None
+    first, last = int(open_[0]), int(open_[-1])
     return Hilum(
         direction=towards / np.linalg.norm(towards),
-        low=float(start[2] + (heights[0] - 0.5) * STEP_MM),
-        high=float(start[2] + (heights[-1] + 0.5) * STEP_MM),
+        low=float(start[2] + (first - _rest(deepest, first, first - 1)) * STEP_MM),
+        high=float(start[2] + (last + _rest(deepest, last, last + 1)) * STEP_MM),
     )
+
+
+def _rest(deepest: NDArray, inside: int, outside: int) -> float:
+    """How far from the last open plane towards the next the bay is as deep as it must be."""
+    if not 0 <= outside < len(deepest):
+        return 0.5
+    return float((deepest[inside] - BAY_MM) / (deepest[inside] - deepest[outside]))
 
 
 def upright_copy(
@@ -90,7 +108,8 @@ def upright_copy(
     # upright voxel (z, y, x) -> LPS -> array mm -> array voxel
     to_voxel = frame.axes.T[:, ::-1] * STEP_MM / np.array(frame.spacing)[:, None]
     offset = frame.to_array(start) / frame.spacing
-    sigma = [max(0.0, (STEP_MM / step) ** 2 - 1) ** 0.5 / 2 for step in frame.spacing]
+    # blurred like the meshes, so that tilted voxels leave no stairs
+    sigma = [BLUR * (max(frame.spacing) / step) ** 0.5 for step in frame.spacing]
     soft = ndimage.gaussian_filter(mask.astype(np.float32), sigma, mode="constant")
     copy = ndimage.affine_transform(
         soft, to_voxel, offset, output_shape=tuple(shape), order=1, mode="constant"
@@ -99,15 +118,10 @@ def upright_copy(
     return result, start
 
 
-def _bays(plane: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """What the convex hull of a slice adds to it and is connected to the outside, if it is deep."""
+def _bays(plane: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """mm below its convex hull of what the hull adds to a slice and is open to the outside; else 0."""
     hull = convex_hull_image(plane)
-    closed = ndimage.binary_fill_holes(plane)
-    gaps = hull & ~closed
-    depth = ndimage.distance_transform_edt(np.pad(hull, 1))[1:-1, 1:-1] * STEP_MM
-    parts = cc3d.connected_components(gaps, connectivity=4)
-    deepest = ndimage.maximum(depth, parts, np.arange(int(parts.max()) + 1))
-    keep = np.atleast_1d(deepest) > BAY_MM
-    keep[0] = False
-    result: NDArray[np.bool_] = keep[parts]
+    gaps = hull & ~ndimage.binary_fill_holes(plane)
+    depth = edt.edt(np.pad(hull, 1), parallel=1)[1:-1, 1:-1] - 0.5
+    result: NDArray[np.float32] = np.where(gaps, depth * STEP_MM, 0).astype(np.float32)
     return result

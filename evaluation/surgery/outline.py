@@ -46,10 +46,9 @@ class Outline:
         result = np.empty(len(points))
         facets = self.facets.astype(np.float32)
         for start in range(0, len(points), _CHUNK):
-            part = points[start : start + _CHUNK]
-            result[start : start + _CHUNK] = -(part @ self.facets[:, :3].T + self.facets[:, 3]).max(
-                axis=1
-            )
+            distances = points[start : start + _CHUNK].astype(np.float32) @ facets[:, :3].T
+            distances += facets[:, 3]
+            result[start : start + _CHUNK] = -distances.max(axis=1)
         return result
 
 

@@ -36,7 +36,7 @@ class Position(Record):
         depth: How far it reaches below that outline.
         contact: Area of its surface that lies on parenchyma.
         contact_share: Share of its surface.
-        contact_hsieh: The cap 2 pi r d, r half the largest diameter; for comparison with the literature.
+        contact_hsieh: The cap 2 pi r d, r that of a ball of its volume; for comparison with the literature.
         c_index: Distance of the two centres over the tumor's radius; below 1 it covers the middle.
         front: How far its centroid lies in front of the kidney's middle; negative behind.
         hilar: How far it lies to the hilum's side of the kidney's middle, at right angles to the long
@@ -90,6 +90,7 @@ def measure_position(
     depths = outline.depth(voxels)
     depth = max(0.0, float(outline.depth(mesh.vertices).max()), float(depths.max()))
     radius = (shape.diameter.value or 0.0) / 2
+    ball = float(np.cbrt(3000 * (shape.volume.value or 0.0) / (4 * np.pi)))
     contact = contact_area(mesh, tumor, masks.parenchyma, frame)
     offset = frame.to_lps(centre) - frame.to_lps(outline.centre)
     return Position(
@@ -98,7 +99,7 @@ def measure_position(
         depth=measured(depth, MM),
         contact=measured(contact, MM2),
         contact_share=measured(contact / mesh.area_mm2, SHARE),
-        contact_hsieh=measured(2 * np.pi * radius * min(depth, 2 * radius), MM2),
+        contact_hsieh=measured(2 * np.pi * ball * min(depth, 2 * ball), MM2),
         c_index=measured(float(np.linalg.norm(offset)) / radius, RATIO),
         front=measured(-offset @ BACK, MM),
         **_along(voxels, mesh, frame, offset, hilum),
@@ -153,13 +154,19 @@ def _along(
     level /= max(float(np.linalg.norm(level)), 1e-9)
     height = frame.to_lps(voxels) @ UP
     ends = frame.to_lps(mesh.vertices) @ UP
+    thick = float(np.abs(UP @ frame.axes * frame.spacing).sum())  # a voxel's, from foot to head
     over = hilum.middle - ends.min() if height.mean() > hilum.middle else ends.max() - hilum.middle
     return {
         "hilar": measured(offset @ level, MM),
-        "above": measured((height > hilum.high).mean(), SHARE),
-        "below": measured((height < hilum.low).mean(), SHARE),
+        "above": measured(_beyond(height - hilum.high, thick), SHARE),
+        "below": measured(_beyond(hilum.low - height, thick), SHARE),
         "over_middle": measured(over, MM),
     }
+
+
+def _beyond(height: NDArray, thick_mm: float) -> float:
+    """Share of voxels above 0, those that the plane cuts by their part: a slice is many of them."""
+    return float(np.clip(height / thick_mm + 0.5, 0, 1).mean())
 
 
 def _gap_to_body(mesh: Mesh, mask: Mask | None, frame: Frame, what: str) -> Number:

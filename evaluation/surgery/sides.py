@@ -1,7 +1,7 @@
 """A whole scan's label map -> one set of masks for each kidney.
 
 Kidneys are told apart as everywhere (`renalplan.kidneys`): the large components, or the halves of a
-single one that lies across the midplane. Whatever does not hang on either goes to the nearer one:
+single one that lies across the midplane of a scan as wide as a body. Whatever does not hang on either goes to the nearer one:
 lesions by component, vessels voxel by voxel.
 """
 
@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from renalplan.evaluation.surgery.anatomy import Anatomy
 from renalplan.evaluation.surgery.frame import Frame
-from renalplan.geometry import Box, box_slices, grow_box, margin_voxels, mask_box
-from renalplan.kidneys import count_kidneys, separate_kidneys
-from renalplan.regions import Piece
+from renalplan.geometry import Box, Spacing, box_slices, grow_box, margin_voxels, mask_box
+from renalplan.kidneys import NORMAL, THRESHOLD_ML
+from renalplan.regions import find_pieces
 
 VESSEL_REACH_MM = 120.0  # arteries and veins further from a kidney are not its own
 MARGIN_MM = 8.0  # around all masks: room to let them grow
 LEAST_TUMOR_ML = 0.05
+BODY_MM = 220.0
 
 Mask = NDArray[np.bool_]
 
@@ -92,39 +93,40 @@ def find_kidneys(labels: NDArray, anatomy: Anatomy, frame: Frame) -> list[Kidney
         return []
     box = grow_box(box, margin_voxels(MARGIN_MM, frame.spacing), labels.shape)
     frame = frame.cut(box)
+    # a scan of one kidney alone has its middle in the kidney
+    whole_body = labels.shape[2] * frame.spacing[2] >= BODY_MM
+    midplane = labels.shape[2] // 2 - box[2][0] if whole_body else None
     labels = labels[box_slices(box)]
     organ = np.isin(labels, (*anatomy.parenchyma, *anatomy.tumor, *anatomy.cyst))
-    owner, pieces = _owners(organ, frame)
-    if not pieces or not np.isin(labels, anatomy.parenchyma).any():
+    owner, count = _owners(organ, frame.spacing, midplane)
+    if not count or not np.isin(labels, anatomy.parenchyma).any():
         return []
-    found = [
-        _cut_out(labels, anatomy, frame, owner, number) for number in range(1, len(pieces) + 1)
-    ]
+    found = [_cut_out(labels, anatomy, frame, owner, number) for number in range(1, count + 1)]
     kept = [masks for masks in found if masks is not None]
     return sorted(kept, key=lambda masks: float(masks.centre[0]))
 
 
-def _owners(organ: Mask, frame: Frame) -> tuple[NDArray[np.uint8], list[Piece]]:
-    """For each organ voxel the number of its kidney, from 1."""
-    pieces = separate_kidneys(organ, frame.spacing)
-    owner = np.zeros(organ.shape, np.uint8)
+def _owners(organ: Mask, spacing: Spacing, midplane: int | None) -> tuple[NDArray[np.uint8], int]:
+    """For each organ voxel the number of its kidney, from 1; and how many kidneys there are."""
+    pieces = find_pieces(organ, spacing, 0.0)
     parts = cc3d.connected_components(np.ascontiguousarray(organ), connectivity=26)
-    centres = np.array([piece.centre for piece in pieces]) * frame.spacing
-    statistics = cc3d.statistics(parts)
-    halved = len(pieces) == 2 and len(count_kidneys(organ, frame.spacing)) == 1
-    largest = int(statistics["voxel_counts"][1:].argmax()) + 1 if pieces else 0
-    numbers = np.zeros(int(parts.max()) + 1, np.uint8)
-    for part in range(1, len(numbers)):
-        if pieces:
-            away = np.linalg.norm(centres - statistics["centroids"][part] * frame.spacing, axis=1)
-            numbers[part] = int(away.argmin()) + 1
-    owner[:] = numbers[parts]
-    if halved:
-        one = parts == largest
-        half = organ.shape[2] // 2  # where `separate_kidneys` cut
-        owner[:, :, :half][one[:, :, :half]] = 1 + int(centres[0, 2] > centres[1, 2])
-        owner[:, :, half:][one[:, :, half:]] = 1 + int(centres[0, 2] <= centres[1, 2])
-    return owner, pieces
+    order = sorted(range(len(pieces)), key=lambda i: -pieces[i].ml)
+    large = [i for i in order if pieces[i].ml > THRESHOLD_ML][:NORMAL] or order[:1]
+    if not large:
+        return np.zeros(organ.shape, np.uint8), 0
+    centres = np.array([pieces[i].centre for i in large]) * spacing
+    numbers = np.zeros(len(pieces) + 1, np.uint8)
+    for i, piece in enumerate(pieces):
+        away = np.linalg.norm(centres - np.multiply(piece.centre, spacing), axis=1)
+        numbers[i + 1] = large.index(i) + 1 if i in large else int(away.argmin()) + 1
+    owner: NDArray[np.uint8] = numbers[parts]
+    if len(large) == 1 and midplane is not None and 0 < midplane < organ.shape[2]:
+        voxel_ml = float(np.prod(spacing)) / 1000
+        halves = (organ[:, :, :midplane].sum() * voxel_ml, organ[:, :, midplane:].sum() * voxel_ml)
+        if min(halves) > THRESHOLD_ML:
+            owner[:, :, midplane:] *= 2
+            return owner, 2
+    return owner, len(large)
 
 
 def _cut_out(

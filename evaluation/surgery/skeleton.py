@@ -21,7 +21,7 @@ from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import cKDTree
 
 TWIG_MM = 3.0
-LOOP_MM = 10.0
+LOOP_MM = 16.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -156,7 +156,13 @@ def _branches(
 ) -> list[ArteryBranch]:
     """The branches of one piece; numbers start after `numbered`."""
     stretches = list(_stretches(skeleton))
-    paths = [smooth_path(skeleton.points[nodes]) for nodes, _ in stretches]
+    continued = {parent for _, parent in stretches}
+    raw = [skeleton.points[nodes] for nodes, _ in stretches]
+    assigned = cKDTree(skeleton.points).query(inside)[1]
+    for number, (nodes, _) in enumerate(stretches):
+        if number not in continued:
+            raw[number] = extend(raw[number], inside[assigned == nodes[-1]], float(wall[nodes[-1]]))
+    paths = [smooth_path(path) for path in raw]
     owner = np.concatenate([np.full(len(path), i) for i, path in enumerate(paths)])
     places = np.concatenate([np.arange(len(path)) for path in paths])
     # a fork is a point of several stretches; its voxels count for the vessel that it ends
@@ -186,6 +192,28 @@ def _branches(
         )
     parents = {branch.parent for branch in found}
     return [replace(branch, terminal=branch.number not in parents) for branch in found]
+
+
+def extend(path: NDArray, beyond: NDArray, wall_mm: float) -> NDArray[np.float64]:
+    """A centerline (K, 3) led on to the end of its vessel.
+
+    Thinning shortens the ends of thin oblique vessels by several mm. The voxels that are nearest to the
+    last point tell how far the vessel goes on.
+
+    Args:
+        path: Points towards the end, array mm.
+        beyond: (N, 3) the voxels nearest to its last point.
+        wall_mm: From the last point to the wall: so far the end stays from the vessel's end.
+    """
+    away = np.linalg.norm(beyond - path[-1], axis=1)
+    if len(path) < 2 or away.max(initial=0.0) <= 2 * wall_mm:
+        return path
+    goal = beyond[away > away.max() - wall_mm].mean(axis=0) - path[-1]
+    length = float(np.linalg.norm(goal)) - wall_mm / 2
+    step = float(np.linalg.norm(np.diff(path, axis=0), axis=1).mean())
+    count = int(length / step)
+    more = path[-1] + goal / np.linalg.norm(goal) * step * np.arange(1, count + 1)[:, None]
+    return np.concatenate([path, more])
 
 
 def _stretches(skeleton: Skeleton) -> Iterator[tuple[list[int], int | None]]:
