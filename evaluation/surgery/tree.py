@@ -206,13 +206,13 @@ def extend(path: NDArray, beyond: NDArray, wall_mm: float) -> NDArray[np.float64
         wall_mm: From the last point to the wall: so far the end stays from the vessel's end.
     """
     away = np.linalg.norm(beyond - path[-1], axis=1)
-    if len(path) < 2 or away.max(initial=0.0) <= 2 * wall_mm:
+    if len(path) < 2 or away.max(initial=0.0) <= wall_mm:
         return path
     goal = beyond[away > away.max() - wall_mm].mean(axis=0) - path[-1]
-    length = float(np.linalg.norm(goal)) - wall_mm / 2
+    length = float(away.max()) - wall_mm
     step = float(np.linalg.norm(np.diff(path, axis=0), axis=1).mean())
-    count = int(length / step)
-    more = path[-1] + goal / np.linalg.norm(goal) * step * np.arange(1, count + 1)[:, None]
+    along = np.linspace(0, length, 1 + max(1, round(length / step)))[1:]
+    more = path[-1] + goal / np.linalg.norm(goal) * along[:, None]
     return np.concatenate([path, more])
 
 
