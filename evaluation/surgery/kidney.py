@@ -81,7 +81,7 @@ def _measure_tumor(
     margins: tuple[float, ...],
 ) -> TumorNumbers:
     frame = masks.frame
-    tumor = masks.tumors == number
+    tumor = masks.tumor(number)
     mesh = make_mesh(tumor, frame.spacing)
     shape = measure_shape(tumor, mesh, frame)
     position = measure_position(tumor, mesh, shape, masks, outline, hilum)

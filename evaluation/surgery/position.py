@@ -101,7 +101,7 @@ def measure_position(
         contact_share=measured(contact / mesh.area_mm2, SHARE),
         contact_hsieh=measured(2 * np.pi * ball * min(depth, 2 * ball), MM2),
         c_index=measured(float(np.linalg.norm(offset)) / radius, RATIO),
-        front=measured(-offset @ BACK, MM),
+        front=measured(float(-offset @ BACK), MM),
         **_along(voxels, mesh, frame, offset, hilum),
         to_sinus=_gap_to_body(mesh, masks.sinus, frame, "a label for the renal sinus"),
         to_collecting=_gap_to_body(
@@ -157,7 +157,7 @@ def _along(
     thick = float(np.abs(UP @ frame.axes * frame.spacing).sum())  # a voxel's, from foot to head
     over = hilum.middle - ends.min() if height.mean() > hilum.middle else ends.max() - hilum.middle
     return {
-        "hilar": measured(offset @ level, MM),
+        "hilar": measured(float(offset @ level), MM),
         "above": measured(_beyond(height - hilum.high, thick), SHARE),
         "below": measured(_beyond(hilum.low - height, thick), SHARE),
         "over_middle": measured(over, MM),

@@ -239,7 +239,7 @@ def _with_folds(numbers: KidneyNumbers, masks: KidneyMasks, folds: list[Measured
     matched = []
     for fold in folds:
         shared = [_overlap(masks.parenchyma, masks, own.parenchyma, own) for own, _ in fold]
-        if shared and max(shared):
+        if any(shared):
             own, theirs = fold[int(np.argmax(shared))]
             matched.append(_renumbered(theirs, own, masks))
     bare = [one.model_copy(update={"arteries": Arteries()}) for one in matched]
@@ -261,12 +261,12 @@ def _renumbered(numbers: KidneyNumbers, own: KidneyMasks, base: KidneyMasks) -> 
     """A fold's tumors under the numbers of the tumors that they overlap most; others are left out."""
     tumors = {}
     for tumor in numbers.tumors:  # the largest first
-        mine = own.tumors == tumor.number
+        mine = own.tumor(tumor.number)
         shared = [
-            _overlap(base.tumors == number, base, mine, own)
+            _overlap(base.tumor(number), base, mine, own)
             for number in range(1, base.tumor_count + 1)
         ]
-        if shared and max(shared) and (best := int(np.argmax(shared)) + 1) not in tumors:
+        if any(shared) and (best := int(np.argmax(shared)) + 1) not in tumors:
             without = Supply(margin_mm=tumor.supply.margin_mm)
             tumors[best] = tumor.model_copy(update={"number": best, "supply": without})
     return numbers.model_copy(update={"tumors": tuple(tumors.values())})

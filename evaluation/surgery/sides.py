@@ -71,6 +71,12 @@ class KidneyMasks:
                 organ |= lesion > 0
         return organ
 
+    def tumor(self, number: int) -> Mask:
+        """The mask of one tumor."""
+        if self.tumors is None:
+            return np.zeros(self.parenchyma.shape, bool)
+        return np.asarray(self.tumors == number)
+
     @property
     def tumor_count(self) -> int:
         """Number of tumors."""

@@ -87,8 +87,7 @@ def _lattice(
     shape = [
         n for size, block in zip(padded.shape, blocks, strict=True) for n in (size // block, block)
     ]
-    lattice: NDArray[np.bool_] = padded.reshape(shape).any(axis=(1, 3, 5))
-    return lattice, blocks
+    return np.asarray(padded.reshape(shape).any(axis=(1, 3, 5))), blocks
 
 
 def _ways(

@@ -69,9 +69,18 @@ def _smaller_kidney(masks: KidneyMasks) -> KidneyMasks:
 
 def _without(masks: KidneyMasks, keep: Mask, tumors: NDArray[np.int32] | None) -> KidneyMasks:
     """The kidney's tissue cut to where `keep` is true."""
-    parts = {name: getattr(masks, name) for name in ("parenchyma", "cortex", "medulla", "cyst")}
-    cut = {name: None if mask is None else mask & keep for name, mask in parts.items()}
-    return replace(masks, tumors=tumors, **cut)
+
+    def cut(mask: Mask | None) -> Mask | None:
+        return None if mask is None else mask & keep
+
+    return replace(
+        masks,
+        parenchyma=masks.parenchyma & keep,
+        tumors=tumors,
+        cortex=cut(masks.cortex),
+        medulla=cut(masks.medulla),
+        cyst=cut(masks.cyst),
+    )
 
 
 def _eroded(mask: Mask) -> Mask:
