@@ -4,7 +4,7 @@ Nearest by the shortest way inside the kidney, not across the sinus or outside. 
 exactly one tip. A branch's territory is that of all tips beyond it, so it contains its children's.
 
 The ways are found on a lattice of about `LATTICE_MM` with 98 directions, on which a way is at most some
-2 % too long (26 directions: 13 %), and refined to voxels. A tip is joined to the tissue around it by a
+5 % too long (26 directions: 13 %), and refined to voxels. A tip is joined to the tissue around it by a
 straight line. Tissue that no way reaches (a part on its own) goes to the tip nearest in a straight line.
 
 Sources:
