@@ -23,6 +23,7 @@ COMMANDS = (
     "predict",
     "ensemble",
     "evaluate",
+    "surgery",
     "export_model",
     "install_model",
     "phantom",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from renalplan.cli.choosing import find_best
 from renalplan.cli.datasets import check, phantom
 from renalplan.cli.ensembling import ensemble
+from renalplan.cli.measuring import surgery
 from renalplan.cli.models import export_model, install_model
 from renalplan.cli.plans import plan_and_preprocess
 from renalplan.cli.predicting import predict
@@ -21,5 +22,6 @@ __all__ = [
     "phantom",
     "plan_and_preprocess",
     "predict",
+    "surgery",
     "train",
 ]

@@ -1,0 +1,74 @@
+"""The command that measures a segmentation for planning an operation."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from renalplan.cli.common import command, make_parser
+
+
+@command
+def surgery(arguments: list[str] | None = None) -> int:
+    """Measure what a partial nephrectomy is planned with."""
+    parser = make_parser(
+        "surgery",
+        "Measure kidneys, tumors and arteries of one segmentation: volumes, nephrometry scores, "
+        "arterial territories, clamping, resection. Research use; not a medical device.",
+        "renalplan_surgery -s segmentations/case.nii.gz -o case.surgery.json --labels Dataset101_Kidney",
+    )
+    parser.add_argument(
+        "-s",
+        dest="segmentation",
+        type=Path,
+        required=True,
+        metavar="SEGMENTATION",
+        help="label file",
+    )
+    parser.add_argument("-o", dest="out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="JSON",
+        help="dataset.json that names the labels, or its folder "
+        "(default: beside the segmentation, or in the folder above)",
+    )
+    parser.add_argument(
+        "--margins",
+        nargs="+",
+        type=float,
+        default=[0.0, 5.0, 10.0],
+        metavar="MM",
+        help="margins of the resection (default: 0 5 10)",
+    )
+    parser.add_argument(
+        "--folds",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="the same scan segmented by single folds: how far they disagree",
+    )
+    parser.add_argument(
+        "--error_bars",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="measure again with one voxel more and less (default: yes; takes five times as long)",
+    )
+    given = parser.parse_args(arguments)
+
+    from renalplan.evaluation.surgery.report import surgery_report
+    from renalplan.evaluation.surgery.wording import sentences
+
+    numbers = surgery_report(
+        given.segmentation,
+        given.out,
+        labels=given.labels,
+        margins=given.margins,
+        folds=given.folds,
+        error_bars=given.error_bars,
+    )
+    for line in sentences(numbers):
+        print(line)
+    print(f"all numbers: {given.out}")
+    return 0
