@@ -28,7 +28,7 @@ def model(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("work")
     shutil.copytree(phantoms, root / "raw" / phantoms.name)
     workspace = Workspace(root)
-    options = PlanOptions(base_features=8, max_features=16, gpu_memory_gb=0.01, cascade="none")
+    options = PlanOptions(base_features=8, max_features=16, gpu_memory_gb=0.008, cascade="none")
     plan_and_preprocess("2", options=options, workspace=workspace, workers=0, progress=False)
     return train(
         "2", 0, settings=LEARNED, workspace=workspace, workers=0, progress=False, device="cpu"
