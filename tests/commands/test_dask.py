@@ -29,9 +29,14 @@ distributed = pytest.importorskip("distributed")
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
-    """Two workers, each a process; a case whose second worker dies as well is lost."""
+    """Two workers, each a process; a case whose second worker dies as well is lost.
+
+    A worker that is killed is started again, however long that takes on a busy machine: by itself
+    the cluster would give it up after 15 seconds.
+    """
+    patience = {"distributed.deploy.lost-worker-timeout": "1h"}
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        dask.config.set({"distributed.scheduler.allowed-failures": 1} | patience),
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
         ) as cluster,
@@ -43,12 +48,12 @@ def client() -> Iterator[Any]:
 @pytest.fixture
 def address(client: Any) -> str:
     """Of the scheduler, when both workers are there: killed ones are started again."""
-    client.wait_for_workers(2, timeout=60)
+    client.wait_for_workers(2, timeout=180)
     return str(client.scheduler.address)
 
 
 def pids(client: Any) -> set[int]:
-    client.wait_for_workers(2, timeout=60)
+    client.wait_for_workers(2, timeout=180)
     return set(client.run(os.getpid).values())
 
 

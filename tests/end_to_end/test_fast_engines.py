@@ -18,7 +18,7 @@ from renalplan.training import train
 from renalplan.workspace import Workspace
 
 LEARNED = [
-    "epochs=2", "iterations=30", "validation_iterations=0", "optimizer=adamw",
+    "epochs=2", "iterations=60", "validation_iterations=0", "optimizer=adamw",
     "learning_rate=0.005", "foreground_share=1", "batch_size=1",
 ]  # fmt: skip
 

@@ -30,7 +30,7 @@ def test_a_name_like_nothing_lists_what_is_installed() -> None:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("no_such_module:Mine", "no_such_module cannot be imported"),
+        ("no_such_module:Mine", "there is no module 'no_such_module'"),
         ("renalplan.trainers.unet:Mine", "has no class Mine"),
         ("renalplan.labels:LabelScheme", "is not a class derived from Trainer"),
         ("renalplan.trainers.unet:", "is not of the form package.module:Class"),
