@@ -23,11 +23,18 @@ from numpy.typing import NDArray
 from renalplan.images import read_grid, read_volume
 from renalplan.phantom import make_phantom_dataset
 from renalplan.predicting import predict
+from renalplan.trainers import probe
 from renalplan.workspace import Workspace
 
 HERE = Path(__file__).parent
 CENTRE = np.array([10.0, -20.0, 30.0])  # LPS mm; any point that is not the origin
 FIELD = np.array([120.0, 120.0, 160.0])  # mm of the scan along (x, y, z)
+
+
+@pytest.fixture
+def short_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Budgets measure three steps of each network, not fifty."""
+    monkeypatch.setattr(probe, "MOST", 3)
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,7 @@ def test_with_networks_that_are_right_every_geometry_is_right(
     assert min(found.values()) >= 0.97, found
 
 
+@pytest.mark.usefixtures("short_probe")
 def test_it_is_trained_and_validated_within_a_budget(workspace: Workspace) -> None:
     """The settings' schedule ends it long before the budget does."""
     fold_folder = _train(workspace, "timed", budget="40m") / "fold_0"

@@ -413,6 +413,7 @@ def test_regions_are_answered_as_classes_are(
     assert trained.folds["0"]["tumor"] > 0.9
 
 
+@pytest.mark.usefixtures("short_probe")
 def test_it_is_trained_and_validated_within_a_budget(workspace: Workspace) -> None:
     """The settings' schedule ends it long before the budget does."""
     fold_folder = _train(workspace, "timed", budget="40m") / "fold_0"

@@ -147,6 +147,7 @@ def test_without_pseudo_labels_it_says_why_or_refuses(
     assert len((model / "fold_0" / "supervised" / "log.csv").read_text().splitlines()) == 4
 
 
+@pytest.mark.usefixtures("short_probe")
 def test_it_is_trained_and_validated_within_a_budget(workspace: Workspace) -> None:
     """The settings' schedule ends it long before the budget does."""
     fold_folder = _train(workspace, "timed", budget="40m") / "fold_0"

@@ -234,6 +234,7 @@ def test_unlabelled_images_that_are_not_preprocessed_are_named(
     assert not (workspace.results("Dataset001_Analytic") / "refused").exists()
 
 
+@pytest.mark.usefixtures("short_probe")
 def test_it_is_trained_and_validated_within_a_budget(workspace: Workspace, fold: int) -> None:
     """The settings' schedule ends it long before the budget does."""
     fold_folder = _train(workspace, "timed", fold, budget="40m") / f"fold_{fold}"

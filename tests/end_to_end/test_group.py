@@ -244,6 +244,7 @@ def test_boxes_without_any_label_are_enough(
     assert len(report.done) == 3
 
 
+@pytest.mark.usefixtures("short_probe")
 def test_it_is_trained_and_validated_within_a_budget(workspace: Workspace) -> None:
     """The settings' schedule ends it long before the budget does."""
     fold_folder = _train(workspace, "timed", budget="40m") / "fold_0"
