@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from renalplan.images import read_grid, read_volume
 from renalplan.phantom import make_phantom_dataset
 from renalplan.predicting import predict
 from renalplan.trainers import probe
+from renalplan.trainers.budget import read_budget
 from renalplan.workspace import Workspace
 
 HERE = Path(__file__).parent
@@ -32,9 +33,18 @@ FIELD = np.array([120.0, 120.0, 160.0])  # mm of the scan along (x, y, z)
 
 
 @pytest.fixture
-def short_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Budgets measure three steps of each network, not fifty."""
+def check_budget(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Collection[str]], None]:
+    """Looks at a fold that had a budget; budgets measure three steps of each network, not fifty."""
     monkeypatch.setattr(probe, "MOST", 3)
+
+    def check(fold_folder: Path, networks: Collection[str]) -> None:
+        record = read_budget(fold_folder)
+        assert record is not None
+        assert record.over
+        assert set(record.begun) == set(networks)
+        assert (fold_folder / "validation" / "summary.json").is_file()
+
+    return check
 
 
 @dataclass(frozen=True)

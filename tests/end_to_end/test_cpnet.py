@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from renalplan.planners.options import PlanOptions
 from renalplan.planning import plan_and_preprocess
 from renalplan.predicting import predict
 from renalplan.store import read_case
-from renalplan.trainers.budget import read_budget
 from renalplan.trainers.episodic import EpisodicStage
 from renalplan.training import train
 from renalplan.workspace import Workspace
@@ -147,12 +147,11 @@ def test_without_pseudo_labels_it_says_why_or_refuses(
     assert len((model / "fold_0" / "supervised" / "log.csv").read_text().splitlines()) == 4
 
 
-@pytest.mark.usefixtures("short_probe")
-def test_it_is_trained_and_validated_within_a_budget(workspace: Workspace) -> None:
+def test_it_is_trained_and_validated_within_a_budget(
+    workspace: Workspace, check_budget: Callable[[Path, Collection[str]], None]
+) -> None:
     """The settings' schedule ends it long before the budget does."""
-    fold_folder = _train(workspace, "timed", budget="40m") / "fold_0"
-    record = read_budget(fold_folder)
-    assert record is not None
-    assert record.over
-    assert set(record.begun) == {"locate", "supervised", "episodes_1", "episodes_2"}
-    assert (fold_folder / "validation" / "summary.json").is_file()
+    check_budget(
+        _train(workspace, "timed", budget="40m") / "fold_0",
+        {"locate", "supervised", "episodes_1", "episodes_2"},
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,6 @@ from renalplan.planners.options import PlanOptions
 from renalplan.planning import plan_and_preprocess
 from renalplan.predicting import predict
 from renalplan.trainers.boxes import TumorBoxes
-from renalplan.trainers.budget import read_budget
 from renalplan.training import Trained, train
 from renalplan.workspace import Workspace
 
@@ -244,12 +243,8 @@ def test_boxes_without_any_label_are_enough(
     assert len(report.done) == 3
 
 
-@pytest.mark.usefixtures("short_probe")
-def test_it_is_trained_and_validated_within_a_budget(workspace: Workspace) -> None:
+def test_it_is_trained_and_validated_within_a_budget(
+    workspace: Workspace, check_budget: Callable[[Path, Collection[str]], None]
+) -> None:
     """The settings' schedule ends it long before the budget does."""
-    fold_folder = _train(workspace, "timed", budget="40m") / "fold_0"
-    record = read_budget(fold_folder)
-    assert record is not None
-    assert record.over
-    assert set(record.begun) == set(NETWORKS)
-    assert (fold_folder / "validation" / "summary.json").is_file()
+    check_budget(_train(workspace, "timed", budget="40m") / "fold_0", set(NETWORKS))
