@@ -21,7 +21,7 @@ from renalplan.inference.postprocessing.shared import agreed
 from renalplan.inference.probabilities import SavedProbabilities, probability_files, saved_cases
 from renalplan.inference.report import REPORT as PREDICT_REPORT
 from renalplan.inference.report import PredictionReport
-from renalplan.inference.weights import member_weights
+from renalplan.inference.weights import member_weights, require_once
 from renalplan.postprocessing import Rule
 
 REPORT = "ensemble_report.json"
@@ -83,9 +83,7 @@ class Ensemble:
         """
         if len(folders) < 2:
             raise UsageError("an ensemble needs at least two folders of saved probabilities.")
-        for number, folder in enumerate(folders):
-            if folder.resolve() in [other.resolve() for other in folders[:number]]:
-                raise UsageError(f"{folder} is given twice; use --weights to have it count more.")
+        require_once(folders)
         counted = member_weights(weights, len(folders), "folders")
         cases = saved_cases(folders[0])
         for folder in folders[1:]:

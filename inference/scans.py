@@ -41,6 +41,11 @@ class ScanFiles:
     dicom: bool = False
     problem: str | None = None
 
+    @classmethod
+    def of_case(cls, case: str, images: tuple[Path, ...]) -> ScanFiles:
+        """A case's channels; its segmentation gets the first one's ending."""
+        return cls(id=case, images=images, ending=image_ending(images[0]) or ".nii.gz")
+
     def fingerprint(self) -> str:
         """Changes when the case's files do: a result is only kept for the files it came from."""
         stats = [(path.resolve(), path.stat()) for path in self.images if path.exists()]
@@ -114,7 +119,7 @@ def find_scans(path: Path, channels: tuple[str, ...]) -> Iterator[ScanFiles]:
     found = find_images(path)
     for case, files in found.items():
         images = require_channels(case, files, channels, path)
-        yield ScanFiles(id=case, images=images, ending=image_ending(images[0]) or ".nii.gz")
+        yield ScanFiles.of_case(case, images)
     if found:
         _say_what_is_left_out(path, {file for files in found.values() for file in files.values()})
         return

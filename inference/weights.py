@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from renalplan.errors import UsageError
+
+
+def require_once(members: Sequence[Path | str]) -> None:
+    """Refuse a member that is named twice, by whatever path.
+
+    Raises:
+        UsageError: one is.
+    """
+    known = [Path(member).resolve() for member in members]
+    for number, member in enumerate(members):
+        if known[number] in known[:number]:
+            raise UsageError(f"{member} is given twice; use --weights to have it count more.")
 
 
 def member_weights(weights: Sequence[float] | None, members: int, what: str) -> list[float] | None:

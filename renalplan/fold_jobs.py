@@ -18,12 +18,11 @@ from typing import Any
 from renalplan import errors
 from renalplan.errors import RenalplanError, WorkerError
 from renalplan.on_worker import given_up, worker_threads
-from renalplan.parallel import CaseExecutor, map_cases, of_case
+from renalplan.parallel import CaseExecutor, data_loaders, map_cases, of_case
 from renalplan.vitals import cause_of_death
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0  # how often a worker looks whether its fold is still wanted
-LOADERS = 12  # processes that prepare batches, at most, unless told
 
 
 def train_folds(
@@ -76,7 +75,7 @@ def train_fold(fold: str, arguments: dict[str, Any], folder: str) -> dict[str, f
     """
     threads = worker_threads()
     if arguments["workers"] is None:
-        arguments = arguments | {"workers": min(LOADERS, threads - 1)}
+        arguments = arguments | {"workers": data_loaders(threads)}
     process = subprocess.Popen(
         [sys.executable, "-m", "renalplan.fold_process"],
         stdin=subprocess.PIPE,

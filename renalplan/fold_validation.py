@@ -79,7 +79,6 @@ class FoldValidation:
         self, model: ModelFolder, judged: list[str], out: Path
     ) -> tuple[dict[str, float], PredictionReport]:
         from renalplan.evaluation.evaluate import evaluate_folders
-        from renalplan.images import image_ending
         from renalplan.inference.options import InferenceOptions
         from renalplan.inference.predictor import Predictor
         from renalplan.inference.report import REPORT
@@ -93,11 +92,7 @@ class FoldValidation:
             unfinished=True,
             postprocessing=False,
         )  # what the networks say is scored; renalplan_find_best chooses rules by these scores
-        scans = [
-            ScanFiles(id=c, images=images, ending=image_ending(images[0]) or ".nii.gz")
-            for c in judged
-            for images in [self._channels_of(c)]
-        ]
+        scans = [ScanFiles.of_case(case, self._channels_of(case)) for case in judged]
         report = predictor.predict_folder(
             scans,
             out,

@@ -113,7 +113,6 @@ def _save_probabilities(
     model: ModelFolder, fold: int, cases: list[Case], dataset: Dataset, device: str, progress: bool
 ) -> Path:
     """Predict a fold's held-out cases with their probabilities, where these are missing."""
-    from renalplan.images import image_ending
     from renalplan.inference.options import InferenceOptions
     from renalplan.inference.predictor import Predictor
     from renalplan.inference.scans import ScanFiles
@@ -121,11 +120,7 @@ def _save_probabilities(
     out = model.fold_folder(fold) / PROBABILITIES
     options = InferenceOptions(device=device)
     predictor = Predictor.from_model(model, [str(fold)], options, postprocessing=False)
-    scans = []
-    for case in cases:
-        images = _images_for(model, case, dataset)
-        ending = image_ending(images[0]) or ".nii.gz"
-        scans.append(ScanFiles(id=case.id, images=images, ending=ending))
+    scans = [ScanFiles.of_case(case.id, _images_for(model, case, dataset)) for case in cases]
     with counter(len(scans), f"{model.path.name}, fold {fold}", progress) as advance:
 
         def on_case(case: str, state: str) -> None:

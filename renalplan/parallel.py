@@ -29,6 +29,11 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def data_loaders(cores: int) -> int:
+    """Processes that prepare batches where there are so many cores: all but one, twelve at most."""
+    return max(0, min(12, cores - 1))
+
+
 def limit_threads(threads: int) -> None:
     """Let this process compute with so many threads, whatever the machine has."""
     import torch

@@ -32,10 +32,12 @@ def find_models(
             to choose.
         ModelError: a given folder is no model.
     """
+    from renalplan.inference.weights import require_once
+
     if models:
-        _require_once([str(Path(path).resolve()) for path in models])
+        require_once(models)
         return [ModelFolder.open(Path(path)) for path in models]
-    _require_once(trainers or [])
+    require_once(trainers or [])
     if task is not None:
         results = workspace.results(_dataset_name(workspace, task))
     else:
@@ -57,14 +59,6 @@ def find_models(
         listing = "\n".join(f"  -m {path}" for path in found)
         raise UsageError(f"{results} holds {len(found)} models; choose with -m:\n{listing}")
     return [ModelFolder.open(path) for path in found]
-
-
-def _require_once(names: Sequence[str]) -> None:
-    for number, name in enumerate(names):
-        if name in names[:number]:
-            raise UsageError(
-                f"the model {name} is given twice; use --weights to have it count more."
-            )
 
 
 class How(TypedDict, total=False):

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from renalplan.errors import UsageError
-from renalplan.parallel import usable_cores
+from renalplan.parallel import data_loaders, usable_cores
 
 if TYPE_CHECKING:
     from renalplan.trainers.task import TrainingTask
@@ -73,4 +73,4 @@ def data_workers(wanted: int | None) -> int:
 
     if wanted is not None:
         return max(0, wanted)
-    return max(0, min(12, usable_cores() // started_here() - 1))
+    return data_loaders(usable_cores() // started_here())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,11 +19,11 @@ Finish = Callable[[dict[str, Any]], Batch]
 
 
 @runtime_checkable
-class DivisibleSource(Protocol):
+class HalvableSource(Protocol):
     """A source whose `batch(step)` is `finished(begun(step))`."""
 
     @property
-    def divisible(self) -> bool:
+    def halvable(self) -> bool:
         """Whether `finished` works on a GPU."""
 
     def begun(self, step: int) -> dict[str, Any]:
@@ -37,21 +37,21 @@ class DivisibleSource(Protocol):
 class FirstHalf:
     """The half that workers make."""
 
-    source: DivisibleSource
+    source: HalvableSource
 
     def batch(self, step: int) -> dict[str, Any]:
-        """See `DivisibleSource.begun`."""
+        """See `HalvableSource.begun`."""
         return self.source.begun(step)
 
 
-def is_divisible(source: object) -> bool:
+def is_halvable(source: object) -> TypeGuard[HalvableSource]:
     """Whether a GPU may finish the source's batches."""
-    return isinstance(source, DivisibleSource) and source.divisible
+    return isinstance(source, HalvableSource) and source.halvable
 
 
 def halves(source: BatchSource, device: torch.device) -> tuple[BatchSource, Finish]:
     """What workers make for this device, and what is done with it there."""
-    if device.type == "cuda" and isinstance(source, DivisibleSource) and source.divisible:
+    if device.type == "cuda" and is_halvable(source):
         return FirstHalf(source), source.finished
     return source, _as_it_is
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from renalplan.kidney_tumor import KIDNEY, is_lesion
 from renalplan.labels import LabelScheme
-from renalplan.trainers.deferral import DivisibleSource, is_divisible
+from renalplan.trainers.deferral import HalvableSource, is_halvable
 from renalplan.trainers.parts import only
 from renalplan.trainers.sampling import BatchSource
 
@@ -162,18 +162,18 @@ class EdgeSource:
         return self._with_edges(self.source.batch(step))
 
     @property
-    def divisible(self) -> bool:
+    def halvable(self) -> bool:
         """Whether a GPU may finish a batch: it cannot run `canny`."""
-        return self.method == "erosion" and is_divisible(self.source)
+        return self.method == "erosion" and is_halvable(self.source)
 
     def begun(self, step: int) -> dict[str, Any]:
-        """See `DivisibleSource.begun`."""
-        assert isinstance(self.source, DivisibleSource)
+        """See `HalvableSource.begun`."""
+        assert isinstance(self.source, HalvableSource)
         return self.source.begun(step)
 
     def finished(self, begun: dict[str, Any]) -> dict[str, Tensor]:
-        """See `DivisibleSource.finished`."""
-        assert isinstance(self.source, DivisibleSource)
+        """See `HalvableSource.finished`."""
+        assert isinstance(self.source, HalvableSource)
         return self._with_edges(self.source.finished(begun))
 
     def _with_edges(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -122,7 +122,7 @@ def fit(phase: TrainedNetwork, task: TrainingTask) -> None:
         device=fabric.device,
     )
     try:
-        with _progress_bar(phase, task, schedule, done) as show:
+        with _ProgressBar(phase, task, schedule, done) as show:
             for epoch in schedule.epochs(first, done):
                 start = time.monotonic()
                 row = _train_epoch(
@@ -318,9 +318,3 @@ class _ProgressBar:
             done = f"epoch {row['epoch'] + 1:g} of {self.schedule.length}"
             took = f"{row['seconds']:.0f} s" + (f"; {remark}" if remark else "")
             logger.info("%s: %s, loss %.3f %s (%s)", self.head, done, row["loss"], text, took)
-
-
-def _progress_bar(
-    phase: TrainedNetwork, task: TrainingTask, schedule: Schedule, done: int
-) -> _ProgressBar:
-    return _ProgressBar(phase, task, schedule, done)

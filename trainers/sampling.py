@@ -7,8 +7,8 @@ whatever the number of workers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self, TypeVar
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from renalplan.geometry import Shape
 from renalplan.store import ANNOTATED, ItemArrays
+from renalplan.trainers.drawn import DrawnSource
 from renalplan.trainers.randomness import seeded
 from renalplan.trainers.transform import Sample, Transform
 from renalplan.trainers.variation import Variation
@@ -35,8 +36,11 @@ SourceType = TypeVar("SourceType", bound="PatchSource")
 
 
 @dataclass(frozen=True)
-class PatchSource:
+class PatchSource(DrawnSource):
     """Random patches of stored cases, some forced to hold foreground.
+
+    Its batches are images (B, C, *patch) float32 and labels (B, 1, *patch) int16; with `weights`, also
+    what each voxel weighs, (B, 1, *patch) float32.
 
     Attributes:
         items: Stored arrays to draw from; every case is equally likely, then every item of it.
@@ -66,33 +70,10 @@ class PatchSource:
     weights: Reader | None = None
     places: range | None = None
 
-    def batch(self, step: int) -> dict[str, torch.Tensor]:
-        """Images (B, C, *patch) float32 and labels (B, 1, *patch) int16 of one step.
-
-        With `weights`, also what each voxel weighs: (B, 1, *patch) float32.
-        """
-        return self.finished(self.begun(step))
-
     @property
-    def divisible(self) -> bool:
-        """Whether another device may finish what a worker has begun."""
+    def halvable(self) -> bool:
+        """See `DrawnSource.halvable`."""
         return self.transform is not None and self.transform.on_device
-
-    def begun(self, step: int) -> dict[str, Any]:
-        """What a worker does of `batch`: read patches with margins, and say how to vary them."""
-        places = range(self.batch_size) if self.places is None else self.places
-        pairs = [self._begin(step, place) for place in places]
-        return {"samples": [sample for sample, _ in pairs], "drawn": [drawn for _, drawn in pairs]}
-
-    def finished(self, begun: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """The rest of `batch`, on whatever device the patches are."""
-        pairs = zip(begun["samples"], begun["drawn"], strict=True)
-        samples = [self._vary(sample, drawn) for sample, drawn in pairs]
-        return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
-
-    def only(self, places: range) -> Self:
-        """The same source that makes these samples of each batch alone."""
-        return replace(self, places=places)
 
     def become(self, kind: type[SourceType], **more: Any) -> SourceType:
         """A source of another kind that draws from the same items in the same way, and knows more."""

@@ -7,9 +7,8 @@ scan that has no labels.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
 
 import torch
 
@@ -18,6 +17,7 @@ from renalplan.geometry import Box, Shape, box_shape, whole_box
 from renalplan.plan import NetworkSpec, StagePlan
 from renalplan.regions import region_boxes
 from renalplan.store import ItemArrays
+from renalplan.trainers.drawn import DrawnSource
 from renalplan.trainers.forecast import count_windows
 from renalplan.trainers.item_predictor import ItemPredictor
 from renalplan.trainers.phase import ComputePhase
@@ -39,8 +39,10 @@ class FoundRegions(Record):
 
 
 @dataclass(frozen=True)
-class ImageSource:
+class ImageSource(DrawnSource):
     """Random image patches of labelled and unlabelled scans alike; no label is ever read.
+
+    Its batches are images (B, C, *patch) float32.
 
     Attributes:
         items: Stored arrays; every case is equally likely, then every item of it.
@@ -62,29 +64,14 @@ class ImageSource:
     seed: int
     places: range | None = None
 
-    def batch(self, step: int) -> dict[str, torch.Tensor]:
-        """Images (B, C, *patch) float32 of one step."""
-        return self.finished(self.begun(step))
-
-    def only(self, places: range) -> Self:
-        """The same source that makes these samples of each batch alone."""
-        return replace(self, places=places)
-
     @property
-    def divisible(self) -> bool:
-        """See `PatchSource.divisible`."""
+    def halvable(self) -> bool:
+        """See `DrawnSource.halvable`."""
         return self.transform.on_device
 
-    def begun(self, step: int) -> dict[str, Any]:
-        """See `PatchSource.begun`."""
-        places = range(self.batch_size) if self.places is None else self.places
-        pairs = [self._begin(step, place) for place in places]
-        return {"samples": [sample for sample, _ in pairs], "drawn": [drawn for _, drawn in pairs]}
-
-    def finished(self, begun: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """See `PatchSource.finished`."""
-        pairs = zip(begun["samples"], begun["drawn"], strict=True)
-        return {"image": torch.stack([self.transform(*pair)["image"] for pair in pairs])}
+    def _vary(self, sample: Sample, drawn: Variation | None) -> Sample:
+        assert drawn is not None, "see `_begin`"
+        return self.transform(sample, drawn)
 
     def _begin(self, step: int, place: int) -> tuple[Sample, Variation]:
         with seeded(self.seed, step, place) as generator:

@@ -14,7 +14,7 @@ import torch
 from renalplan.store import ItemArrays
 from renalplan.trainers import loader, transform
 from renalplan.trainers.augmentation import AugmentationSettings, build_augmentation
-from renalplan.trainers.deferral import FirstHalf, halves, is_divisible, to_device
+from renalplan.trainers.deferral import FirstHalf, halves, is_halvable, to_device
 from renalplan.trainers.edges import EdgeSource
 from renalplan.trainers.episodes import EpisodeSource, SupportSource
 from renalplan.trainers.sampling import BatchSource, PatchSource
@@ -86,10 +86,10 @@ def test_what_a_gpu_cannot_do_workers_do(make_task: Make) -> None:
         episodes,
     ]
     for source in whole:
-        assert not is_divisible(source)
+        assert not is_halvable(source)
         assert halves(source, GPU)[0] is source
-    assert is_divisible(plain)
-    assert is_divisible(_edges(plain))
+    assert is_halvable(plain)
+    assert is_halvable(_edges(plain))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
