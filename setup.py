@@ -69,6 +69,8 @@ setup(
         "scikit-image>=0.22",
         "pandas>=2.1",
         "blosc2>=4.14.1",
+        "isal>=1.6",
+        "threadpoolctl>=3.1",
         "pydantic>=2.6,<3",
         "lightning-fabric>=2.3",
         "rich>=13",

@@ -20,7 +20,7 @@ from renalplan.entropy import entropy
 from renalplan.geometry import Box, Shape, box_shape
 from renalplan.inference.decisions import Decisions
 from renalplan.labels import LabelScheme
-from renalplan.resampling import Planes, resample_planes
+from renalplan.plane_resampling import Planes, resample_planes
 
 SLAB_BYTES = 32 << 20  # probabilities of one slab
 

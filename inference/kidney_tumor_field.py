@@ -9,7 +9,7 @@ from renalplan.geometry import Box, Shape, box_shape
 from renalplan.inference.fields import ProbabilityField
 from renalplan.kidney_tumor import KidneyTumor
 from renalplan.labels import LabelScheme
-from renalplan.resampling import TensorPlanes, resample_planes
+from renalplan.plane_resampling import TensorPlanes, resample_planes
 
 
 class KidneyTumorField(ProbabilityField):

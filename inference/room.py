@@ -14,7 +14,7 @@ from renalplan.errors import PredictionError, UsageError
 from renalplan.geometry import Shape
 
 FLOAT, HALF = 4, 2
-READING = 10  # bytes a voxel and channel while a scan is read: the file's 16 bit, and float32 twice
+READING = 8  # bytes a voxel and channel while a scan is read: float32, and the same turned
 SLAB_COPIES = 6  # of a slab's probabilities while it is made and decided on
 log = logging.getLogger(__name__)
 
@@ -76,16 +76,15 @@ def preparing(box: Shape, shape: Shape, channels: int) -> int:
         shape: The prepared box.
         channels: Of the scan.
     """
-    crop = prod(box)
-    most, now = 0, list(box)
+    most, now = prod(box), list(box)
     # one axis after the other, the one that shrinks most first; see `resample_image`
     for axis in sorted(range(3), key=lambda a: shape[a] / box[a]):
         if now[axis] == shape[axis]:
             continue
-        before = prod(now) if now != list(box) else 0  # the crop itself is counted below
+        before = prod(now)
         now[axis] = shape[axis]
         most = max(most, before + prod(now))
-    return FLOAT * channels * (crop + most)
+    return FLOAT * channels * most
 
 
 def sums(outputs: int, patch: Shape, shape: Shape) -> int:

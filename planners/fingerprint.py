@@ -15,7 +15,7 @@ from renalplan.case_labels import read_labels
 from renalplan.dataset import Case
 from renalplan.errors import DatasetError
 from renalplan.files import Record
-from renalplan.geometry import Spacing, box_shape, box_slices, mask_box
+from renalplan.geometry import Box, Spacing, box_shape, box_slices, mask_box
 from renalplan.images import Volume, read_channels
 from renalplan.labels import LabelScheme, values_in
 from renalplan.plan import Intensities
@@ -144,7 +144,7 @@ def measure_volume(
         spacing=spacing,
         shape=volume.shape,
         shape_after_crop=box_shape(box),
-        shape_nonzero=box_shape(mask_box((volume.array != 0).any(0)) or box),
+        shape_nonzero=box_shape(_nonzero_box(volume.array) or box),
         foreground_share=float(np.count_nonzero(mask) / mask.size),
         structures={
             name: _structure(labels, values, spacing) for name, values in scheme.foreground.items()
@@ -194,6 +194,13 @@ def _intensities(values: NDArray[np.float64]) -> Intensities:
         percentile_00_5=float(low),
         percentile_99_5=float(high),
     )
+
+
+def _nonzero_box(image: NDArray) -> Box | None:
+    mask = image[0] != 0
+    for channel in image[1:]:
+        mask |= channel != 0
+    return mask_box(mask)
 
 
 def _sample(image: NDArray, mask: NDArray[np.bool_], inner: Any) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ from renalplan.errors import DatasetError
 from renalplan.files import atomic_file
 from renalplan.geometry import Grid, Orientation, Shape, Spacing
 
+UNREADABLE: tuple[type[Exception], ...] = (RuntimeError, MemoryError, *nifti.DAMAGE)
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 # ITK prints warnings of its own to stderr; ours say which file and what to do.
@@ -27,7 +28,8 @@ class Volume:
     """One scan in canonical orientation.
 
     Attributes:
-        array: (channel, z, y, x), float32 for images, an integer type for labels.
+        array: (channel, z, y, x). Labels are of an unsigned integer type; images float32, or
+            integers of at most 16 bits if the file has them: half the memory, the same values.
         spacing: mm along (z, y, x).
         grid: The file's own header; what is written back gets exactly this.
     """
@@ -110,22 +112,12 @@ def _check_nifti_spacing(path: Path) -> None:
         raise DatasetError(f"{path} has spacing ({values}) mm; all three must be above 0.")
 
 
-def _check_nifti_values(path: Path) -> None:
-    """Refuse NaN and infinity, which ITK reads from a NIfTI file as 0."""
-    try:
-        bad = nifti.count_not_finite(path)
-    except nifti.DAMAGE as problem:
-        raise DatasetError(f"{path} is damaged ({problem}); copy it again.") from None
-    if bad:
-        raise DatasetError(f"{path} has {bad} voxels that are NaN or infinite; repair the file.")
-
-
 def read_volume(path: Path, *, labels: bool = False) -> Volume:
     """Read one file into canonical orientation.
 
     Args:
         path: Any format SimpleITK knows.
-        labels: Return integers and refuse fractional values, instead of float32 intensities.
+        labels: Return unsigned integers and refuse fractional values.
 
     Raises:
         DatasetError: unreadable or truncated file, wrong dimension, NaN or infinite values,
@@ -133,26 +125,29 @@ def read_volume(path: Path, *, labels: bool = False) -> Volume:
         MemoryError: it does not fit; the file may be as good as any.
     """
     grid = read_grid(path)
+    array = _read_voxels(path, grid)
+    array = _as_labels(path, array) if labels else _as_intensities(path, array)
+    orientation = Orientation.of(grid)
+    canonical = np.ascontiguousarray(orientation.apply(array))
+    return Volume(array=canonical[None], spacing=orientation.spacing(grid), grid=grid)
+
+
+def _read_voxels(path: Path, grid: Grid) -> NDArray:
+    """A file's values in its own axis order (k, j, i); see `read_volume` for the errors."""
     if nifti.is_truncated(path):  # ITK would fill the rest with zeros and say nothing
         raise DatasetError(f"{path} is truncated: it ends before its header says; copy it again.")
     try:
-        image = sitk.ReadImage(str(path))
-    except (RuntimeError, MemoryError) as problem:
+        if path.name.endswith(nifti.ENDINGS) and (voxels := nifti.read_voxels(path)) is not None:
+            return voxels.reshape(grid.shape)
+        array: NDArray = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    except UNREADABLE as problem:
         if "allocate" in str(problem) or isinstance(problem, MemoryError) or not _fits(grid):
             raise MemoryError(f"{path} with {grid.size} voxels does not fit") from None
         raise DatasetError(
             f"{path} cannot be read to its end ({_itk_reason(problem)}) "
             "The file is truncated or damaged; copy it again."
         ) from None
-    array = sitk.GetArrayViewFromImage(image)
-    if array.ndim == 4:
-        array = array[0]
-    if array.dtype.kind == "f":
-        _check_nifti_values(path)
-    array = _as_labels(path, array) if labels else _as_intensities(path, array)
-    orientation = Orientation.of(grid)
-    canonical = np.ascontiguousarray(orientation.apply(array))
-    return Volume(array=canonical[None], spacing=orientation.spacing(grid), grid=grid)
+    return array.reshape(grid.shape)  # a fourth axis of one is dropped
 
 
 def _fits(grid: Grid) -> bool:
@@ -165,7 +160,7 @@ def _fits(grid: Grid) -> bool:
 
 
 def read_channels(paths: tuple[Path, ...]) -> Volume:
-    """Read the channels of one case into one (channel, z, y, x) float32 volume.
+    """Read the channels of one case into one (channel, z, y, x) volume.
 
     Raises:
         DatasetError: as `read_volume`, or the channels do not lie on one grid.
@@ -183,20 +178,24 @@ def read_channels(paths: tuple[Path, ...]) -> Volume:
     return Volume(array=array, spacing=volumes[0].spacing, grid=volumes[0].grid)
 
 
-def _as_intensities(path: Path, array: NDArray) -> NDArray[np.float32]:
+def _as_intensities(path: Path, array: NDArray) -> NDArray:
+    if array.dtype.kind in "iu" and array.dtype.itemsize <= 2:
+        return array
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is reported
-        result: NDArray[np.float32] = array.astype(np.float32)
+        result: NDArray[np.float32] = array.astype(np.float32, copy=False)
     # min and max are NaN or infinite exactly if some voxel is; two passes, no temporary mask
     if not (np.isfinite(result.min()) and np.isfinite(result.max())):
         bad = int((~np.isfinite(result)).sum())
-        raise DatasetError(f"{path} has {bad} voxels that are NaN or infinite; repair the image.")
+        raise DatasetError(f"{path} has {bad} voxels that are NaN or infinite; repair the file.")
     return result
 
 
 def _as_labels(path: Path, array: NDArray) -> NDArray:
     if array.dtype.kind == "f":
-        if not np.isfinite(array).all():
-            raise DatasetError(f"{path} has NaN or infinite label values; repair the label file.")
+        if bad := int(np.count_nonzero(~np.isfinite(array))):
+            raise DatasetError(
+                f"{path} has {bad} voxels that are NaN or infinite; repair the file."
+            )
         rounded = np.rint(array)
         if np.abs(rounded - array).max() > 1e-3:
             raise DatasetError(f"{path} has fractional label values; labels must be whole numbers.")

@@ -136,7 +136,8 @@ def values_in(labels: NDArray) -> list[int]:
     """
     seen = np.zeros(np.iinfo(labels.dtype).max + 1, bool)
     for plane in labels:
-        seen[plane] = True
+        low, high = plane.min(), plane.max()
+        seen[plane if low != high else low] = True  # most planes hold background alone
     return [int(value) for value in np.flatnonzero(seen)]
 
 

@@ -1,7 +1,8 @@
-"""What ITK does not say about a NIfTI file: a cut-off end, an impossible spacing, lost NaN.
+"""The voxels of a NIfTI file, and what ITK does not say about one.
 
 ITK's reader fills a missing end with zeros, takes a spacing of 0 for 1 mm, and turns NaN and infinity
-into 0, all without a word. So the header, and of files of floats the values, are looked at here.
+into 0, all without a word; and it decompresses at half the speed that is possible. So where the grid
+lies is ITK's to say, and what is in it is read here.
 """
 
 from __future__ import annotations
@@ -12,14 +13,23 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
+from isal import igzip, isal_zlib
+from numpy.typing import NDArray
 
 ENDINGS = (".nii", ".nii.gz")
-FLOATS = {16: "f4", 64: "f8"}  # NIfTI's data type codes; other types have no NaN
+TYPES = {  # NIfTI's data type codes
+    2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8",
+    256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
+}  # fmt: skip
 CHUNK_BYTES = 1 << 24
-DAMAGE = (OSError, EOFError, ValueError, OverflowError, struct.error, zlib.error)
+EPSILON = float(np.finfo(np.float64).eps)  # a slope below is none, as for ITK
+DAMAGE: tuple[type[Exception], ...] = (
+    *(OSError, EOFError, ValueError, OverflowError),
+    *(struct.error, zlib.error, cast(type[Exception], isal_zlib.error)),
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,8 @@ class Header:
         start: Bytes before the first voxel.
         voxels: Number of voxels.
         bits: Of one voxel.
+        slope: What stored values are multiplied with; 1 where the file has none.
+        intercept: What is added then.
     """
 
     order: str
@@ -41,6 +53,8 @@ class Header:
     start: int
     voxels: int
     bits: int
+    slope: float = 1.0
+    intercept: float = 0.0
 
     @property
     def length(self) -> int:
@@ -54,21 +68,24 @@ def read_header(path: Path) -> Header:
     Raises:
         DAMAGE: one of these, if the file is cut off or no NIfTI.
     """
-    with _open(path) as stream:
+    # isal reads ahead, and would take a file that is cut off further on for one without a header
+    with gzip.open(path) if _is_gzip(path) else path.open("rb") as stream:
         raw = stream.read(352)
     order = "<" if struct.unpack("<i", raw[:4])[0] in (348, 540) else ">"
     if struct.unpack(order + "i", raw[:4])[0] == 540:
         kind, bits = struct.unpack_from(order + "2h", raw, 12)
         dims = struct.unpack_from(order + "8q", raw, 16)
         spacing = struct.unpack_from(order + "3d", raw, 112)
-        start = struct.unpack_from(order + "q", raw, 168)[0]
+        start, slope, intercept = struct.unpack_from(order + "q2d", raw, 168)
     else:
         kind, bits = struct.unpack_from(order + "2h", raw, 70)
         dims = struct.unpack_from(order + "8h", raw, 40)
         spacing = struct.unpack_from(order + "3f", raw, 80)
-        start = int(struct.unpack_from(order + "f", raw, 108)[0])
+        start, slope, intercept = struct.unpack_from(order + "3f", raw, 108)
     voxels = math.prod(max(1, n) for n in dims[1 : 1 + max(0, min(7, dims[0]))])
-    return Header(order, kind, spacing, start, voxels, bits)
+    slope = slope if math.isfinite(slope) and abs(slope) > EPSILON else 1.0
+    intercept = intercept if math.isfinite(intercept) else 0.0
+    return Header(order, kind, spacing, int(start), voxels, bits, slope, intercept)
 
 
 def is_truncated(path: Path) -> bool:
@@ -98,26 +115,35 @@ def is_truncated(path: Path) -> bool:
     return length < expected
 
 
-def count_not_finite(path: Path) -> int:
-    """NaN and infinite voxels of a complete NIfTI file of floats; 0 for any other file.
+def read_voxels(path: Path) -> NDArray | None:
+    """The voxels of a complete NIfTI file, one after the other as they stand in it.
+
+    Returns:
+        (voxels,) in the file's own type, or floats if it has a slope or an intercept, which are
+        applied; None if the file has a type that is not among `TYPES`.
 
     Raises:
-        DAMAGE: one of these, if the compressed stream is damaged.
+        DAMAGE: one of these, if the file is cut off or its compressed stream damaged.
+        MemoryError: it does not fit.
     """
-    if not path.name.endswith(ENDINGS):
-        return 0
     header = read_header(path)
-    if header.kind not in FLOATS:
-        return 0
-    kind = np.dtype(header.order + FLOATS[header.kind])
-    left = header.voxels * kind.itemsize
-    found = 0
+    if header.kind not in TYPES:
+        return None
+    voxels: NDArray = np.empty(header.voxels, header.order + TYPES[header.kind])
+    left = voxels.view(np.uint8).data
     with _open(path) as stream:
         stream.seek(header.start)
-        while left > 0 and (chunk := stream.read(min(CHUNK_BYTES, left))):
-            left -= len(chunk)
-            found += int(np.count_nonzero(~np.isfinite(np.frombuffer(chunk, kind))))
-    return found
+        while left:
+            got = stream.readinto(left[:CHUNK_BYTES])  # type: ignore[attr-defined]
+            if not got:
+                raise EOFError("it ends before its header says")
+            left = left[got:]
+        stream.read(1)  # at the end of a compressed stream its check sum is looked at
+    voxels = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
+    if (header.slope, header.intercept) == (1.0, 0.0):
+        return voxels
+    scaled = voxels * np.float64(header.slope) + header.intercept
+    return scaled if voxels.dtype == np.float64 else scaled.astype(np.float32)
 
 
 def _is_gzip(path: Path) -> bool:
@@ -127,4 +153,4 @@ def _is_gzip(path: Path) -> bool:
 
 def _open(path: Path) -> BinaryIO:
     """The file's content, whether it is compressed or not."""
-    return gzip.open(path) if _is_gzip(path) else path.open("rb")  # type: ignore[return-value]
+    return igzip.open(path) if _is_gzip(path) else path.open("rb")

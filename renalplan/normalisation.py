@@ -33,11 +33,10 @@ def normalise(image: NDArray, rules: tuple[Rescaling, ...]) -> NDArray[np.float3
     """Apply one rule to each channel of (channel, z, y, x); returns a new float32 array."""
     result = np.empty(image.shape, np.float32)
     for channel, rule, target in zip(image, rules, result, strict=True):
-        if rule.low is None and rule.high is None:
-            np.subtract(channel, np.float32(rule.offset), out=target)
-        else:
-            np.clip(channel, rule.low, rule.high, out=target)
-            target -= np.float32(rule.offset)
+        target[...] = channel
+        if rule.low is not None or rule.high is not None:
+            np.clip(target, rule.low, rule.high, out=target)
+        target -= np.float32(rule.offset)
         target *= np.float32(1 / rule.scale)
     return result
 

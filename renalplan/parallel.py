@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
@@ -35,10 +36,16 @@ def data_loaders(cores: int) -> int:
 
 
 def limit_threads(threads: int) -> None:
-    """Let this process compute with so many threads, whatever the machine has."""
-    import torch
+    """Let this process compute with so many threads, whatever the machine has.
 
-    torch.set_num_threads(threads)
+    PyTorch is not imported for it: where it comes later, it looks at the environment.
+    """
+    from threadpoolctl import threadpool_limits
+
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    threadpool_limits(threads)  # of the libraries that are here already
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
 
 
 class CaseExecutor(Executor, ABC):

@@ -4,26 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import ceil, floor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from renalplan.geometry import Box, Shape, Spacing, box_slices, mask_box, resampled_shape, whole_box
+from renalplan.geometry import (
+    Box,
+    Shape,
+    Spacing,
+    box_shape,
+    box_slices,
+    mask_box,
+    resampled_shape,
+    whole_box,
+)
 from renalplan.normalisation import Rescaling, normalise
 from renalplan.plan import Plan, StagePlan
 from renalplan.resampling import resample_image, resample_labels
 
-AIR_HU = -500.0  # between air and lung on one side, fat and the table on the other
+AIR_HU = -500  # between air and lung on one side, fat and the table on the other
 
 
-def body_levels(image: NDArray) -> tuple[float, ...]:
-    """What is above is body, one value a channel of (channel, z, y, x).
+def body_levels(image: NDArray) -> tuple[Any, ...]:
+    """What is above is body, one value (of the image's type) a channel of (channel, z, y, x).
 
     An image that holds air (values down to -900 HU) has body where it is denser than -500 HU; any
     other image where it differs from its smallest value.
     """
-    lowest = [float(channel.min()) for channel in image]
-    return tuple(AIR_HU if low <= -900 else low for low in lowest)
+    lowest = [channel.min() for channel in image]
+    return tuple(low.dtype.type(AIR_HU) if low <= -900 else low for low in lowest)
 
 
 def body_box(image: NDArray) -> Box:
@@ -115,10 +125,12 @@ def prepare_image(
     Returns:
         (channel, *stage shape) float32 along the plan's axes.
     """
-    cropped = normalise(image[(..., *box_slices(box))], rules)
-    shape = stage_shape(plan, stage, cropped.shape[1:], spacing)
+    shape = stage_shape(plan, stage, box_shape(box), spacing)
     own_spacing: Spacing = tuple(spacing[a] for a in plan.order)  # type: ignore[assignment]
-    return resample_image(plan.to_plan(cropped), shape, own_spacing)
+    # not held here: resampling lets go of it as soon as it can
+    return resample_image(
+        plan.to_plan(normalise(image[(..., *box_slices(box))], rules)), shape, own_spacing
+    )
 
 
 def prepare_labels(

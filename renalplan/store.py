@@ -19,7 +19,6 @@ from zipfile import BadZipFile
 
 import blosc2
 import numpy as np
-from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from numpy.typing import NDArray
 
 from renalplan.errors import TrainingError
@@ -144,6 +143,9 @@ class ItemArrays:
         return image if self.channels is None else image[list(self.channels)]
 
     def _cut(self, kind: str, start: tuple[int, ...], size: tuple[int, ...]) -> NDArray:
+        # it brings PyTorch along, which a process that only writes stores does not wait for
+        from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
+
         box = [[int(a), int(a + n)] for a, n in zip(start, size, strict=True)]
         try:
             return crop_and_pad_nd(getattr(self, kind), box, 0)
@@ -214,7 +216,8 @@ def write_array(path: Path, array: NDArray) -> None:
             mode="w",
             chunks=chunks,
             blocks=blocks,
-            cparams={"codec": blosc2.Codec.ZSTD, "clevel": 1},
+            # measured beside zstd: a third more disk, half the time to write, a quarter to read
+            cparams={"codec": blosc2.Codec.LZ4, "clevel": 1},
         )
 
 

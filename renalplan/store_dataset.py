@@ -33,7 +33,7 @@ from renalplan.store import (
     write_item,
 )
 
-LAYOUT = 2  # raise when the store's format or the arithmetic behind it changes
+LAYOUT = 3  # raise when the store's format or the arithmetic behind it changes
 
 
 @dataclass(frozen=True)

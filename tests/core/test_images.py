@@ -129,12 +129,22 @@ def test_an_array_of_the_wrong_shape_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.float64])
-def test_every_number_type_becomes_float32(
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int64, np.float32, np.float64])
+def test_wide_number_types_become_float32(
     tmp_path: Path, write: Callable[..., Path], dtype: type
 ) -> None:
     array = read_volume(write(tmp_path / "scan.nii", CANONICAL.astype(dtype))).array
     assert array.dtype == np.float32
+    np.testing.assert_array_equal(array[0], CANONICAL)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint16])
+def test_narrow_integers_stay_what_they_are(
+    tmp_path: Path, write: Callable[..., Path], dtype: type, ending: str
+) -> None:
+    array = read_volume(write(tmp_path / f"scan{ending}", CANONICAL.astype(dtype))).array
+    assert array.dtype == dtype
     np.testing.assert_array_equal(array[0], CANONICAL)
 
 

@@ -1,3 +1,4 @@
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
@@ -74,6 +75,42 @@ def test_an_image_is_cut_normalised_turned_and_resampled(
     expected = resample_image(step, (4, 6, 6), (1.0, 3.0, 0.5))
     np.testing.assert_array_equal(found, expected)
     assert found.shape == (1, 4, 6, 6)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.float32])
+def test_integers_are_prepared_as_their_floats_are(transposed: Plan, dtype: type) -> None:
+    image = np.random.default_rng(0).integers(0, 200, (1, 8, 12, 14)).astype(dtype)
+    if dtype == np.int16:
+        image[..., :3] = -1024
+    floats = image.astype(np.float32)
+    assert body_box(image) == body_box(floats)
+    rules = rescalings(image, transposed.channels)
+    assert rules == rescalings(floats, transposed.channels)
+    stage = transposed.stages[0]
+    found = prepare_image(image, BOX, SPACING, transposed, stage, rules)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(
+        found, prepare_image(floats, BOX, SPACING, transposed, stage, rules)
+    )
+
+
+def test_no_more_than_two_arrays_live_at_once(
+    make_plan: Callable[..., Plan], make_stage: Callable[..., StagePlan]
+) -> None:
+    plan = make_plan(make_stage(spacing=(1.0, 1.0, 1.0)))
+    image = np.random.default_rng(0).normal(size=(1, 60, 60, 60)).astype(np.float32)
+    rules = rescalings(image, plan.channels)
+    shape = stage_shape(plan, plan.stages[0], image.shape[1:], (1.1, 1.2, 1.3))
+    largest = 4 * (shape[0] * shape[1] * 60 + shape[0] * shape[1] * shape[2])
+    box = ((0, 60), (0, 60), (0, 60))
+    prepare_image(image, box, (1.1, 1.2, 1.3), plan, plan.stages[0], rules)  # weights are kept
+    tracemalloc.start()
+    try:
+        prepare_image(image, box, (1.1, 1.2, 1.3), plan, plan.stages[0], rules)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.05 * largest
 
 
 def test_labels_go_the_same_way(transposed: Plan, two_structures: np.ndarray) -> None:

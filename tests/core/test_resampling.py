@@ -4,15 +4,15 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from renalplan.resampling import (
-    TensorPlanes,
+from renalplan.interpolation import (
+    apply_along,
+    band,
     cubic_matrix,
     linear_matrix,
-    resample_image,
-    resample_labels,
-    resample_planes,
     source_positions,
 )
+from renalplan.plane_resampling import TensorPlanes, resample_planes
+from renalplan.resampling import resample_image, resample_labels
 
 SHAPE = (12, 14, 16)
 NEW_SHAPES = [(18, 21, 24), (24, 28, 32), (8, 9, 11), (6, 21, 16), (13, 14, 15)]
@@ -62,6 +62,28 @@ def test_a_ramp_is_reproduced_inside_and_held_beyond() -> None:
     np.testing.assert_allclose(linear_matrix(6, 12) @ ramp, source_positions(6, 12), atol=1e-6)
     assert (linear_matrix(6, 12) @ ramp)[0] == 0
     np.testing.assert_allclose(linear_matrix(6, 3) @ ramp, [0.5, 2.5, 4.5], atol=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [(150, 171), (300, 90), (90, 300), (64, 64), (1, 5), (70, 1)])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_band_leaves_nothing_out_that_matters(sizes: tuple[int, int], axis: int) -> None:
+    volume = smooth((3, 4, 5))[None].repeat(2, axis=0)
+    shape = [2, 3, 4, 5]
+    shape[1 + axis] = sizes[0]
+    volume = np.resize(volume, shape).astype(np.float32)
+    matrix = cubic_matrix(*sizes)
+    found = apply_along(volume, band(matrix), axis)
+    expected = np.moveaxis(
+        np.tensordot(matrix.astype(float), volume.astype(float), (1, axis + 1)), 0, axis + 1
+    )
+    assert found.flags.c_contiguous
+    np.testing.assert_allclose(found, expected, atol=2e-6 * np.abs(volume).max())
+
+
+def test_a_band_is_much_narrower_than_its_matrix() -> None:
+    products = band(cubic_matrix(512, 400))
+    assert [p.start for p in products[1:]] == [p.stop for p in products[:-1]]
+    assert sum(p.weights.size for p in products) < 512 * 400 / 3
 
 
 @pytest.mark.parametrize("shape", NEW_SHAPES)

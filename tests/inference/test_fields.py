@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from renalplan.inference import fields
 from renalplan.inference.fields import MeanField, RegionField, RegionLogits
 from renalplan.labels import LabelScheme
-from renalplan.resampling import TensorPlanes
+from renalplan.plane_resampling import TensorPlanes
 
 SHAPE = (9, 12, 10)
 BOX = ((2, 8), (1, 11), (3, 10))
