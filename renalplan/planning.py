@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -129,9 +130,12 @@ def _plan_and_store(
     hashes = hash_inputs(everything, folder / "inputs.json", _meaning(dataset))
     # plans follow the labelled cases alone: an unlabelled one says nothing about structures
     labelled = {case.id: hashes[case.id] for case in cases}
-    fingerprint = load_fingerprint(dataset, cases, labelled, folder, executor, progress)
     write_json(folder / "dataset.json", dataset.description)
-    load_splits(folder / SPLITS, {case.id: case.patient for case in cases})
+    # splits come meanwhile: what draws them takes as long to import as a case to measure
+    with ThreadPoolExecutor(1) as beside:
+        splits = beside.submit(load_splits, folder / SPLITS, {c.id: c.patient for c in cases})
+        fingerprint = load_fingerprint(dataset, cases, labelled, folder, executor, progress)
+    splits.result()
     if options is None or remember:
         options = remembered_options(folder, options)
     settled = settle_plan(fingerprint, options, folder, replan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from renalplan.files import (
 from renalplan.images import read_channels
 from renalplan.labels import LabelScheme
 from renalplan.normalisation import rescalings
-from renalplan.parallel import CaseExecutor, map_cases, of_case
+from renalplan.parallel import CaseExecutor, map_cases, of_case, usable_cores
 from renalplan.plan import Plan, StagePlan
 from renalplan.preprocessing import body_box, prepare_image, prepare_labels, stage_spacing
 from renalplan.regions import region_boxes
@@ -69,15 +70,17 @@ def hash_inputs(cases: tuple[Case, ...], cache: Path, meaning: str = "") -> dict
         meaning: Hash of what dataset.json says about the files, made part of every case's hash.
     """
     known = read_record(cache, InputTable).cases if cache.is_file() else {}
-    table: dict[str, Inputs] = {}
-    for case in cases:
+
+    def inputs_of(case: Case) -> Inputs:
         paths = [*case.images, *([case.label] if case.label else [])]
         state = {str(p.resolve()): (p.stat().st_size, p.stat().st_mtime_ns) for p in paths}
         old = known.get(case.id)
-        unchanged = old is not None and old.files == state
-        table[case.id] = (
-            old if unchanged and old else Inputs(files=state, hash=content_hash(*paths))
-        )
+        if old is not None and old.files == state:
+            return old
+        return Inputs(files=state, hash=content_hash(*paths))
+
+    with ThreadPoolExecutor(usable_cores()) as pool:  # hashing and reading let other threads run
+        table = dict(zip((case.id for case in cases), pool.map(inputs_of, cases), strict=True))
     write_json(cache, InputTable(cases=table))
     boxed = {case.id: [[b.label, b.box] for b in case.boxes] for case in cases if case.is_boxed}
     hashes = {}
