@@ -34,7 +34,7 @@ demo: $(STAMP)
 	@echo "open $(DEMO)/report/summary.html"
 
 test: lint types
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

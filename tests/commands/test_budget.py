@@ -172,30 +172,37 @@ def test_one_signal_anneals_validates_and_finishes(
     assert predicted.status == 0
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "status"),
-    [(signal.SIGTERM, signal.SIGINT, 130), (signal.SIGINT, signal.SIGTERM, 143)],
-)
-def test_two_signals_stop_at_once_and_the_next_run_goes_on(
-    here: Path, run: Run, first: int, second: int, status: int
-) -> None:
-    fold = RESULTS / "timed/fold_1"
-    line = f"--name timed --workers 0 --budget 30m {LONG}"
-    with running(f"1 1 UNet {line}") as child:
-        wait_for(child, fold / "whole/checkpoint.pt")
+STOPPED = f"1 1 UNet --name timed --workers 0 --budget 30m {LONG}"
+
+
+def stop_twice(first: int, second: int) -> tuple[int, str]:
+    """Begin a training, send it two signals; its exit status and what it said from then on."""
+    with running(STOPPED) as child:
+        wait_for(child, RESULTS / "timed/fold_1/whole/checkpoint.pt")
         child.send_signal(first)
         assert child.stderr is not None
         while "once more stops at once" not in child.stderr.readline():
             assert child.poll() is None
         child.send_signal(second)
         err = said(child)
-        assert child.returncode == status, err
+        return child.returncode, err
+
+
+def test_two_signals_stop_at_once(here: Path) -> None:
+    status, err = stop_twice(signal.SIGINT, signal.SIGTERM)
+    assert status == 143, err
     assert "same command continues" in err
+
+
+def test_after_two_signals_the_next_run_goes_on(here: Path) -> None:
+    fold = RESULTS / "timed/fold_1"
+    status, err = stop_twice(signal.SIGTERM, signal.SIGINT)
+    assert status == 130, err
     assert not (fold / "whole/model.safetensors").exists()
     state = torch.load(fold / "whole/checkpoint.pt", weights_only=True)
     assert state["done"] > 0
     used = record("timed")["used"]
-    with running(f"1 1 UNet {line}") as child:
+    with running(STOPPED) as child:
         log = fold / "whole/log.csv"
         rows = len(log.read_text().split())
         while len(log.read_text().split()) <= rows:
