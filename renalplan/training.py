@@ -57,6 +57,7 @@ def train(
     precision: Precision = "auto",
     devices: int = 1,
     accumulate: int | None = None,
+    deterministic: bool = False,
     workers: int | None = None,
     progress: bool = True,
     workspace: Workspace | None = None,
@@ -81,6 +82,7 @@ def train(
             under torchrun and SLURM, which start the processes themselves.
         accumulate: In how many parts, one after the other, each device works on its share; None is
             one, and more if memory runs out.
+        deterministic: Weights are the same twice, bit by bit, on a GPU too, as far as PyTorch can.
         workers: Processes that prepare batches; None takes all cores but one.
         progress: Show a progress bar.
         workspace: Where everything is.
@@ -103,11 +105,12 @@ def train(
         "device": device,
         "precision": precision,
         "accumulate": accumulate,
+        "deterministic": deterministic,
         "workers": workers,
         "progress": progress,
         "workspace": workspace or Workspace.find(),
     }
-    _require_one_way(budget, dask, devices)
+    _require_one_way(budget, dask, devices, deterministic)
     if dask is not None:
         return _train_elsewhere(dask, asked, restart)
     if starts_several(device, devices, accumulate):
@@ -118,14 +121,22 @@ def train(
     return _train_here(asked, restart, budget, since)
 
 
-def _require_one_way(budget: str | None, dask: str | None, devices: int) -> None:
+def _require_one_way(
+    budget: str | None, dask: str | None, devices: int, deterministic: bool
+) -> None:
     """Refuse what the clock or a cluster cannot share.
 
     Raises:
-        UsageError: two of a budget, a cluster and several devices.
+        UsageError: two of a budget, a cluster and several devices, or a budget that is to be the
+            same twice.
     """
     from renalplan.trainers.ranks import started_world
 
+    if budget and deterministic:
+        raise UsageError(
+            "--deterministic: under a --budget the clock decides how many steps are trained, which is "
+            "not the same twice; leave one of the two out."
+        )
     if budget and dask:
         raise UsageError(
             "--budget is for the machine it is typed on; leave --dask out, or give each fold a budget "

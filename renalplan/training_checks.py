@@ -56,6 +56,7 @@ def prepare_training(
     accumulate: int | None,
     workers: int | None,
     progress: bool,
+    deterministic: bool,
     workspace: Workspace,
     processes: int,
 ) -> ReadyTraining:
@@ -88,7 +89,7 @@ def prepare_training(
     used = configuration or plan.default_configuration
     path = workspace.results(dataset.name) / (name or _model_name(trainer, plan, used))
     task_of = partial(
-        task_on(device, precision, workers, progress, accumulate),
+        task_on(device, precision, workers, progress, accumulate, deterministic),
         plan=plan,
         configuration=used,
         description=read_record(preprocessed / "dataset.json", DatasetDescription),
