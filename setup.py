@@ -29,6 +29,7 @@ COMMANDS = {
     "renalplan_ensemble": "ensemble",
     "renalplan_evaluate": "evaluate",
     "renalplan_surgery": "surgery",
+    "renalplan_report": "report",
     "renalplan_export_model": "export_model",
     "renalplan_install_model": "install_model",
     "renalplan_phantom": "phantom",
@@ -56,7 +57,7 @@ setup(
     python_requires=">=3.11",
     packages=packages(),
     package_dir=FOLDERS,
-    package_data={"renalplan": ["py.typed"]},
+    package_data={"renalplan": ["py.typed"], "renalplan.evaluation.report": ["assets/*"]},
     install_requires=[
         "torch>=2.4",
         "SimpleITK>=2.3",
@@ -77,6 +78,8 @@ setup(
         "connected-components-3d>=3.12",
         "safetensors>=0.4.3",
         "tensorboard>=2.14",
+        "trimesh>=4.4",
+        "fast-simplification>=0.1.7",
     ],
     extras_require={
         "openvino": ["openvino>=2024.4"],  # two to four times faster prediction on CPUs
@@ -90,6 +93,7 @@ setup(
             "openvino>=2024.4",
             "pydicom>=3.0",
             "distributed>=2024.5",
+            "selenium>=4.20",
         ],
         "lint": ["ruff>=0.15", "mypy>=1.15", "pandas-stubs"],
     },

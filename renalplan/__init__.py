@@ -20,6 +20,7 @@ _PUBLIC = {
     "install_model": "renalplan.sharing",
     "evaluate_folders": "renalplan.evaluation.evaluate",
     "surgery_report": "renalplan.evaluation.surgery.report",
+    "patient_report": "renalplan.evaluation.report.make",
     "make_phantom_dataset": "renalplan.phantom",
     "Predictor": "renalplan.inference.predictor",
     "InferenceOptions": "renalplan.inference.options",

@@ -1,4 +1,4 @@
-"""The command that measures a segmentation for planning an operation."""
+"""The commands that measure a segmentation for planning an operation, and put it on a page."""
 
 from __future__ import annotations
 
@@ -26,6 +26,79 @@ def surgery(arguments: list[str] | None = None) -> int:
         help="label file",
     )
     parser.add_argument("-o", dest="out", type=Path, required=True, help="JSON file to write")
+    _add_measuring(parser)
+    given = parser.parse_args(arguments)
+
+    from renalplan.evaluation.surgery.report import surgery_report
+    from renalplan.evaluation.surgery.wording import sentences
+
+    numbers = surgery_report(
+        given.segmentation,
+        given.out,
+        labels=given.labels,
+        margins=given.margins,
+        folds=given.folds,
+        error_bars=given.error_bars,
+    )
+    for line in sentences(numbers):
+        print(line)
+    print(f"all numbers: {given.out}")
+    return 0
+
+
+@command
+def report(arguments: list[str] | None = None) -> int:
+    """Write one patient's report."""
+    parser = make_parser(
+        "report",
+        "Write one patient's report: a page with slices, a 3-D view and the numbers of "
+        "renalplan_surgery (HTML, PDF, PNG, JSON), and meshes (STL, GLB). Research use; not a medical device.",
+        "renalplan_report -i scans/case_0000.nii.gz -s segmentations/case.nii.gz -o reports "
+        "--labels Dataset101_Kidney",
+    )
+    parser.add_argument(
+        "-i",
+        dest="image",
+        type=Path,
+        required=True,
+        metavar="CT",
+        help="the scan: a file, or a folder with one DICOM series",
+    )
+    parser.add_argument(
+        "-s",
+        dest="segmentation",
+        type=Path,
+        required=True,
+        metavar="SEGMENTATION",
+        help="label file on the scan's grid",
+    )
+    parser.add_argument("-o", dest="out", type=Path, required=True, help="folder to write into")
+    _add_measuring(parser)
+    given = parser.parse_args(arguments)
+
+    from renalplan.evaluation.report.make import patient_report
+
+    made = patient_report(
+        given.image,
+        given.segmentation,
+        given.out,
+        labels=given.labels,
+        margins=given.margins,
+        folds=given.folds,
+        error_bars=given.error_bars,
+    )
+    print(made.notice)
+    if made.without_numbers:
+        print(made.without_numbers)
+    for ending in ("html", "pdf", "png", "json"):
+        print(given.out / f"{made.case}.{ending}")
+    if made.all_glb:
+        print(f"meshes (LPS mm): {(given.out / made.all_glb).parent}")
+    return 0
+
+
+def _add_measuring(parser: argparse.ArgumentParser) -> None:
+    """What both commands let the user say about labels and numbers."""
     parser.add_argument(
         "--labels",
         type=Path,
@@ -55,20 +128,3 @@ def surgery(arguments: list[str] | None = None) -> int:
         default=True,
         help="measure again with one voxel more and less (default: yes; takes five times as long)",
     )
-    given = parser.parse_args(arguments)
-
-    from renalplan.evaluation.surgery.report import surgery_report
-    from renalplan.evaluation.surgery.wording import sentences
-
-    numbers = surgery_report(
-        given.segmentation,
-        given.out,
-        labels=given.labels,
-        margins=given.margins,
-        folds=given.folds,
-        error_bars=given.error_bars,
-    )
-    for line in sentences(numbers):
-        print(line)
-    print(f"all numbers: {given.out}")
-    return 0
