@@ -19,7 +19,7 @@ from renalplan.geometry import Box, Grid, box_slices, grow_box, margin_voxels, m
 from renalplan.images import write_volume
 
 MARGIN_MM = 30.0  # of surroundings
-MOST_VOXELS = 3_000_000
+MOST_VOXELS = 3_000_000  # about
 MOST_BYTES = 2_000_000  # of the compressed scan
 COARSER = 1.15  # per attempt, if it has more
 GREYS = 150  # intensities between black and white that are told apart
