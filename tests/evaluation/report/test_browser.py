@@ -33,7 +33,7 @@ SWITCHES = (
     "--use-gl=angle",
     "--use-angle=swiftshader",
     "--enable-unsafe-swiftshader",
-    "--window-size=1180,1500",
+    "--window-size=800,1000",
     "--hide-scrollbars",
     # the page must do without: every name leads nowhere
     "--host-resolver-rules=MAP * ~NOTFOUND",
@@ -116,18 +116,23 @@ def test_the_canvases_show_the_structures(browser: Any) -> None:
         assert yellow(picture) > least, identifier
 
 
-@pytest.mark.parametrize("identifier", ["body", "slices"])
-def test_hiding_and_showing_a_structure(browser: Any, identifier: str) -> None:
-    before = seen(browser, identifier)
+def test_hiding_and_showing_a_structure(browser: Any) -> None:
+    def both() -> list[NDArray[np.int_]]:
+        return [seen(browser, identifier) for identifier in ("body", "slices")]
+
+    before = both()
     click(browser, f"[data-structure='{TUMOR}']")
-    hidden = seen(browser, identifier)
+    hidden = both()
     click(browser, f"[data-structure='{TUMOR}']")
-    after = seen(browser, identifier)
-    assert yellow(hidden) < 0.1 * yellow(before)
-    assert np.abs(after - before).max() < 8  # as it was
+    after = both()
     click(browser, f"[data-structure='{KIDNEY}']")
-    assert yellow(seen(browser, identifier)) > 0.8 * yellow(before)  # another one leaves it alone
+    other = both()
     click(browser, f"[data-structure='{KIDNEY}']")
+    for i in range(2):
+        assert yellow(hidden[i]) < 0.1 * yellow(before[i])
+        assert np.abs(after[i] - before[i]).max() < 8  # as it was
+        assert yellow(other[i]) > 0.8 * yellow(before[i])  # another one leaves it alone
+        assert (np.abs(other[i] - before[i]).max(axis=-1) > 20).mean() > 0.01
 
 
 def test_the_patients_right_is_on_the_left_until_one_looks_from_behind(browser: Any) -> None:
@@ -173,6 +178,6 @@ def test_without_webgl_the_still_picture_stands_in(made: Any) -> None:
         assert "does not show the 3-D view" in driver.find_element("id", "failure").text
         still = driver.find_element("css selector", ".stage img")
         picture = imread(io.BytesIO(still.screenshot_as_png))[..., :3].astype(int)
-        assert yellow(picture) > 1000
+        assert yellow(picture) > 300
     finally:
         driver.quit()

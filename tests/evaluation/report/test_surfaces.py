@@ -32,7 +32,7 @@ def surface_of(shapes: SimpleNamespace, mask: NDArray, grid: Grid, **options) ->
 
 
 @pytest.mark.parametrize("turned", [None, TURN, FLIP], ids=["straight", "oblique", "flipped"])
-@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 0.8, 0.8), (5.0, 0.8, 0.8)])
+@pytest.mark.parametrize("spacing", [(1.2, 1.2, 1.2), (3.0, 1.0, 1.0), (5.0, 0.9, 0.9)])
 @pytest.mark.parametrize(
     "semi", [(30.0, 30.0, 30.0), (16.0, 24.0, 36.0)], ids=["ball", "ellipsoid"]
 )
@@ -50,7 +50,7 @@ def test_volume_and_place_of_a_body(shapes, spacing, turned, semi) -> None:  # t
 
 
 @pytest.mark.parametrize("turned", [None, TURN], ids=["straight", "oblique"])
-@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.25, 0.7, 0.7), (3.0, 0.8, 0.8)])
+@pytest.mark.parametrize("spacing", [(1.25, 0.8, 0.8), (3.0, 0.8, 0.8)])
 def test_a_thin_vessel_on_a_thick_one_stays_whole(shapes, spacing, turned) -> None:  # type: ignore[no-untyped-def]
     """Blurring alone would cut it off: the trunk's volume outweighs it."""
     tip = (42.0, -30.0, 20.0)
@@ -76,7 +76,7 @@ def test_fewer_triangles_hold_the_same(shapes) -> None:  # type: ignore[no-untyp
 
 def test_the_surface_is_smooth(shapes) -> None:  # type: ignore[no-untyped-def]
     """Around voxels it would have half as much again of a ball's area, and stairs of a voxel's height."""
-    mask, grid = draw(shapes, (1.0, 1.0, 1.0), TURN, shapes.ball((0, 0, 0), 30.0))
+    mask, grid = draw(shapes, (1.5, 1.0, 1.0), TURN, shapes.ball((0, 0, 0), 30.0))
     surface = surface_of(shapes, mask, grid)
     assert surface.area == pytest.approx(4 * np.pi * 30**2, rel=0.02)
     assert np.linalg.norm(surface.vertices, axis=1).std() < 0.15
