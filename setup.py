@@ -30,6 +30,7 @@ COMMANDS = {
     "renalplan_evaluate": "evaluate",
     "renalplan_surgery": "surgery",
     "renalplan_report": "report",
+    "renalplan_dicom_seg": "dicom_seg",
     "renalplan_export_model": "export_model",
     "renalplan_install_model": "install_model",
     "renalplan_phantom": "phantom",
@@ -83,6 +84,7 @@ setup(
     ],
     extras_require={
         "openvino": ["openvino>=2024.4"],  # two to four times faster prediction on CPUs
+        "dicom": ["highdicom>=0.24", "pydicom>=3.0"],  # DICOM SEG out
         "dask": ["distributed>=2024.5"],
         "test": [
             "pytest>=8",
@@ -94,6 +96,9 @@ setup(
             "pydicom>=3.0",
             "distributed>=2024.5",
             "selenium>=4.20",
+            "highdicom>=0.24",
+            # an independent reader of DICOM SEG; its wheels are for few platforms
+            "dcmqi>=1.3; sys_platform == 'linux' and platform_machine == 'x86_64'",
         ],
         "lint": ["ruff>=0.15", "mypy>=1.15", "pandas-stubs"],
     },

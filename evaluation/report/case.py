@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from renalplan.dicom import find_series, read_series
+from renalplan.dicom import Findings, Series, find_series, read_series
 from renalplan.errors import DatasetError
 from renalplan.evaluation.report.look import Look, looks_of
 from renalplan.evaluation.scene import grey_window
@@ -109,10 +109,15 @@ def read_scan(path: Path) -> Volume:
     """
     if not path.is_dir():
         return read_volume(path)
-    series = find_series(path).series
-    if len(series) != 1:
-        count = "no DICOM series" if not series else f"{len(series)} DICOM series"
-        raise DatasetError(f"{path} holds {count}; give a file, or the folder of one series.")
-    if series[0].problem:
-        raise DatasetError(series[0].problem)
-    return read_series(series[0].files)
+    return read_series(require_one_series(find_series(path), path).files)
+
+
+def require_one_series(found: Findings, folder: Path) -> Series:
+    """The only series of a folder; DatasetError if there are none or several, or it is no volume."""
+    if len(found.series) != 1:
+        count = f"{len(found.series)} DICOM series" if found.series else "no DICOM series"
+        raise DatasetError(f"{folder} holds {count}; the folder of one series is needed.")
+    (series,) = found.series
+    if series.problem:
+        raise DatasetError(series.problem)
+    return series

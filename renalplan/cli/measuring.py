@@ -17,14 +17,7 @@ def surgery(arguments: list[str] | None = None) -> int:
         "arterial territories, clamping, resection. Research use; not a medical device.",
         "renalplan_surgery -s segmentations/case.nii.gz -o case.surgery.json --labels Dataset101_Kidney",
     )
-    parser.add_argument(
-        "-s",
-        dest="segmentation",
-        type=Path,
-        required=True,
-        metavar="SEGMENTATION",
-        help="label file",
-    )
+    _add_segmentation(parser, "label file")
     parser.add_argument("-o", dest="out", type=Path, required=True, help="JSON file to write")
     _add_measuring(parser)
     given = parser.parse_args(arguments)
@@ -64,14 +57,7 @@ def report(arguments: list[str] | None = None) -> int:
         metavar="CT",
         help="the scan: a file, or a folder with one DICOM series",
     )
-    parser.add_argument(
-        "-s",
-        dest="segmentation",
-        type=Path,
-        required=True,
-        metavar="SEGMENTATION",
-        help="label file on the scan's grid",
-    )
+    _add_segmentation(parser, "label file on the scan's grid")
     parser.add_argument("-o", dest="out", type=Path, required=True, help="folder to write into")
     _add_measuring(parser)
     given = parser.parse_args(arguments)
@@ -97,8 +83,43 @@ def report(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _add_measuring(parser: argparse.ArgumentParser) -> None:
-    """What both commands let the user say about labels and numbers."""
+@command
+def dicom_seg(arguments: list[str] | None = None) -> int:
+    """Write a segmentation as DICOM SEG."""
+    parser = make_parser(
+        "dicom_seg",
+        "Write a segmentation as a DICOM SEG object that refers to the series it was made on. "
+        "Needs highdicom: pip install 'renalplan[dicom]'.",
+        "renalplan_dicom_seg -i study/CT -s segmentations/study_CT.nii.gz -o study_CT.dcm "
+        "--labels Dataset101_Kidney",
+    )
+    parser.add_argument(
+        "-i",
+        dest="series",
+        type=Path,
+        required=True,
+        metavar="SERIES",
+        help="folder of the DICOM series",
+    )
+    _add_segmentation(parser, "label file on the series' grid")
+    parser.add_argument("-o", dest="out", type=Path, required=True, help="DICOM file to write")
+    _add_labels(parser)
+    given = parser.parse_args(arguments)
+
+    from renalplan.evaluation.report.dicom_seg import write_dicom_seg
+
+    count = write_dicom_seg(given.series, given.segmentation, given.out, labels=given.labels)
+    print(f"{given.out}: {count} segments")
+    return 0
+
+
+def _add_segmentation(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "-s", dest="segmentation", type=Path, required=True, metavar="SEGMENTATION", help=what
+    )
+
+
+def _add_labels(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels",
         type=Path,
@@ -106,6 +127,11 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
         help="dataset.json that names the labels, or its folder "
         "(default: beside the segmentation, or in the folder above)",
     )
+
+
+def _add_measuring(parser: argparse.ArgumentParser) -> None:
+    """What both commands let the user say about labels and numbers."""
+    _add_labels(parser)
     parser.add_argument(
         "--margins",
         nargs="+",
