@@ -198,7 +198,7 @@ def _focus(case: Case, numbers: SurgeryNumbers | None) -> Point:
 
 def _png(picture: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
-    imsave(buffer, picture, format="png", metadata={"Software": None})
+    imsave(buffer, picture, format="png", metadata={"Software": None})  # type: ignore[dict-item]
     return buffer.getvalue()
 
 

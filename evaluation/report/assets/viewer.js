@@ -53,7 +53,7 @@
       view.addMesh(mesh);
       meshes[index] = mesh;
     }
-    view.setScale(1.35);
+    view.setScale(1.2);
     view.setRenderAzimuthElevation(...looks.front);
     return { view, meshes };
   }
