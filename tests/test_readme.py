@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMAND = re.compile(
-    r"renalplan_(?:check|plan_and_preprocess|train|find_best|predict|ensemble|evaluate|surgery|phantom)\b.*"
+    r"renalplan_(?:check|plan_and_preprocess|train|find_best|predict|ensemble|evaluate|surgery|report|dicom_seg|phantom)\b.*"
 )
 # options of dask's and SLURM's commands
 FOREIGN = {"--nthreads", "--nworkers", "--memory-limit", "--gres"}
@@ -174,5 +174,5 @@ def test_the_demo_uses_options_that_exist(
 def test_the_demo_goes_the_whole_way() -> None:
     commands = [line.split()[0].removeprefix("renalplan_") for line in DEMO]
     assert list(dict.fromkeys(commands)) == [
-        "phantom", "check", "plan_and_preprocess", "train", "predict", "evaluate",
+        "phantom", "check", "plan_and_preprocess", "train", "predict", "evaluate", "report",
     ]  # fmt: skip
