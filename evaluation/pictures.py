@@ -32,22 +32,24 @@ class Picture:
     """A drawn case: PNG bytes, or why there are none."""
 
     case: str
-    png: bytes | None = None
+    image: bytes | None = None
     problem: str = ""
 
 
-def choose_cases(dice: pd.Series, count: int) -> list[str]:
+def choose_cases(dice: pd.Series, count: int | None) -> list[str]:
     """The cases to draw: all if they fit, else the worst, the median and the best one.
 
     Args:
         dice: Mean Dice by case id, worst first.
-        count: At most so many.
+        count: At most so many; None: all.
 
     Returns:
         Case ids, worst first.
     """
     cases = [str(case) for case in dice.index]
-    if len(cases) <= count or count < 3:
+    if count is None or len(cases) <= count:
+        return cases
+    if count < 3:
         return cases[: max(count, 0)]
     return sorted({*cases[: count - 2], cases[len(cases) // 2], cases[-1]}, key=cases.index)
 
@@ -57,7 +59,7 @@ def draw_cases(
     sources: list[Sources],
     structures: Structures,
     scans: dict[str, Path],
-    count: int,
+    count: int | None,
 ) -> list[Picture]:
     """Draw the chosen cases; one that cannot be drawn says why in its place.
 
@@ -66,7 +68,7 @@ def draw_cases(
         sources: Files of every case in `dice`.
         structures: What the labels mean and whether the scans are CT.
         scans: Case id -> its scan; a case that is not there is drawn without.
-        count: At most so many.
+        count: At most so many; None: all.
     """
     chosen = choose_cases(dice, count)
     files = {source.case: source for source in sources}
@@ -81,7 +83,7 @@ def draw_cases(
                 structures.scheme,
                 structures.ct,
             )
-            drawn.append(Picture(case=case, png=overlay_bytes(scene)))
+            drawn.append(Picture(case=case, image=overlay_bytes(scene)))
         except RenalplanError as problem:
             logger.warning("%s has no picture: %s", case, problem)
             drawn.append(Picture(case=case, problem=str(problem)))

@@ -34,11 +34,23 @@ def data_loaders(cores: int) -> int:
     return max(0, min(12, cores - 1))
 
 
+_limit: list[int] = []  # what `limit_threads` was told last
+
+
 def limit_threads(threads: int) -> None:
     """Let this process compute with so many threads, whatever the machine has."""
     import torch
 
     torch.set_num_threads(threads)
+    _limit[:] = [threads]
+
+
+def compute_threads() -> int:
+    """Threads for computing outside torch: what this process was given, or OMP_NUM_THREADS, or all cores."""
+    if _limit:
+        return _limit[0]
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(usable_cores(), int(asked)) if asked.isdigit() and int(asked) else usable_cores()
 
 
 class CaseExecutor(Executor, ABC):

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from renalplan.errors import DatasetError, UsageError
-from renalplan.evaluation.cases import COLUMNS
+from renalplan.evaluation.columns import COLUMNS
 from renalplan.evaluation.evaluate import evaluate_folders
 from renalplan.geometry import Grid
 from renalplan.images import write_volume
