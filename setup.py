@@ -90,6 +90,11 @@ setup(
             "openvino>=2024.4",
             "pydicom>=3.0",
             "distributed>=2024.5",
+            # what our metrics are tested against
+            "surface-distance==0.1",
+            "medpy>=0.5.2,<0.6",
+            "monai>=1.4",
+            "seg-metrics>=1.2.8,<1.3",
         ],
         "lint": ["ruff>=0.15", "mypy>=1.15", "pandas-stubs"],
     },

@@ -37,6 +37,7 @@ from renalplan.parallel import compute_threads
 VOXELS_PER_POINT = 50
 FEW_POINTS = 100_000  # a tenth of a second by tree, wherever they are
 ROUNDING = 1e-6  # relative; what the transform's single precision may be off by
+NOTHING_MM = 1e-9  # as good as no distance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,11 +142,11 @@ def within_distance(
     Returns:
         One bool for each voxel of `first`, and one for each of `second`.
     """
-    limit = limit_mm * (1 + ROUNDING)
+    limit = limit_mm * (1 + ROUNDING) + NOTHING_MM
     if _few(first, second):
         one, two = _tree(first, spacing), _tree(second, spacing)
-        beyond = np.nextafter(limit, np.inf)  # the tree finds what is nearer than its bound
-        there, back = _nearest(one, two, beyond), _nearest(two, one, beyond)
+        # the tree finds what is nearer than its bound, of which it keeps the square
+        there, back = _nearest(one, two, 2 * limit), _nearest(two, one, 2 * limit)
     else:
         there, back = directed_distances(first, second, spacing)
     return there <= limit, back <= limit
