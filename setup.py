@@ -28,6 +28,7 @@ COMMANDS = {
     "renalplan_predict": "predict",
     "renalplan_ensemble": "ensemble",
     "renalplan_evaluate": "evaluate",
+    "renalplan_compare": "compare",
     "renalplan_surgery": "surgery",
     "renalplan_export_model": "export_model",
     "renalplan_install_model": "install_model",

@@ -82,8 +82,8 @@ def evaluate_folders(
         out: Folder for per_case.csv, summary.json and summary.html; None writes nothing.
         images: Folder of the scans (`case_0000.nii.gz` or `case.nii.gz`) for the pictures.
         workers: Processes; 0 or None computes here.
-        dask: Address of a dask scheduler whose workers score instead; they must see the files
-            under the same names, and `workers` must be None.
+        dask: Address of a dask scheduler whose workers score and draw instead; they must see the
+            files under the same names, and `workers` must be None.
         cases: The reference cases to score, e.g. one fold's; None scores all.
         pictures: How many cases the page shows, the worst ones first; 0 for none, None for all.
         labels: Which structures, in the words of `--labels`; none: all there are.
@@ -105,16 +105,32 @@ def evaluate_folders(
     tolerated = parse_tolerance(tolerance)
     if dask is not None:
         predictions, references = predictions.absolute(), references.absolute()
+        images = Path(images).absolute() if images else None
     out = Path(out) if out else None
-    images = Path(images) if images else None
     pairs, extra = pair_files(predictions, references, cases)
-    scans = find_scans(images) if images is not None else {}
+    scans = find_scans(Path(images)) if images else {}
     files = [p for pair in pairs for p in (pair.reference, pair.prediction) if p is not None]
     if workers is None and dask is None:
         workers = 0
-    with open_executor(workers, dask, reads=tuple(files[:1] + files[-1:])) as executor:
+    seen = (*files[:1], *files[-1:], *list(scans.values())[:1])
+    with open_executor(workers, dask, reads=seen) as executor:
         structures = choose_structures(scheme_or_dataset_json, labels, tolerated, references, files)
         rows = _score_all(pairs, structures, executor)
+        result = _summarised(rows, pairs, extra, structures)
+        if out is None:
+            return result
+        sources = [
+            Sources(
+                case=p.case, reference=p.reference, prediction=p.prediction, scan=scans.get(p.case)
+            )
+            for p in pairs
+        ]
+        return _write(result, out, sources, structures, pictures, executor)
+
+
+def _summarised(
+    rows: list[Row], pairs: list[Pair], extra: tuple[str, ...], structures: Structures
+) -> Evaluation:
     missing = tuple(pair.case for pair in pairs if pair.prediction is None)
     table = to_table(rows)
     summary = summarise(table, missing=missing, extra=extra, structure_source=structures.source)
@@ -122,11 +138,7 @@ def evaluate_folders(
         logger.warning("without prediction, counted as 0 (%d): %s", len(missing), _list(missing))
     if extra:
         logger.warning("predictions without a reference (%d): %s", len(extra), _list(extra))
-    result = Evaluation(table=table, summary=summary)
-    if out is None:
-        return result
-    sources = [Sources(case=p.case, reference=p.reference, prediction=p.prediction) for p in pairs]
-    return write_evaluation(result, out, sources, structures, scans, pictures)
+    return Evaluation(table=table, summary=summary)
 
 
 def pair_files(
@@ -151,19 +163,19 @@ def pair_files(
     return pairs, tuple(case for case in found if case not in truth)
 
 
-def write_evaluation(
+def _write(
     result: Evaluation,
     out: Path,
     sources: list[Sources],
     structures: Structures,
-    scans: dict[str, Path],
     pictures: int | None,
+    executor: CaseExecutor,
 ) -> Evaluation:
     """Write the three files into `out`, each by rename, numbers before pictures."""
     paths = (out / PER_CASE, out / SUMMARY, out / PAGE)
     write_table(paths[0], result.table)
     write_json(paths[1], result.summary)
-    drawn = draw_cases(by_case(result.table), sources, structures, scans, pictures)
+    drawn = draw_cases(by_case(result.table), sources, structures, pictures, executor)
     write_text(paths[2], summary_page(result.table, result.summary, drawn))
     return Evaluation(table=result.table, summary=result.summary, files=paths)
 

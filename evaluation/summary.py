@@ -113,7 +113,7 @@ def _case_card(picture: Picture, rows: pd.DataFrame, colours: dict[str, str]) ->
     else:
         data = base64.b64encode(picture.image).decode("ascii")
         image = (
-            f'<img src="data:image/png;base64,{data}" '
+            f'<img src="data:image/jpeg;base64,{data}" '
             f'alt="Axial, coronal and sagittal slice of {name} with contours">'
         )
     counted = any(has_lesions(name) for name in colours)

@@ -19,6 +19,7 @@ _PUBLIC = {
     "export_model": "renalplan.sharing",
     "install_model": "renalplan.sharing",
     "evaluate_folders": "renalplan.evaluation.evaluate",
+    "compare_runs": "renalplan.evaluation.comparison",
     "surgery_report": "renalplan.evaluation.surgery.report",
     "make_phantom_dataset": "renalplan.phantom",
     "Predictor": "renalplan.inference.predictor",

@@ -23,6 +23,7 @@ COMMANDS = (
     "predict",
     "ensemble",
     "evaluate",
+    "compare",
     "surgery",
     "export_model",
     "install_model",

@@ -79,7 +79,7 @@ def test_page_is_well_formed_and_loads_nothing() -> None:
     assert not parser.seen & {"script", "link", "iframe"}
     assert "http" not in text
     assert "url(" not in text
-    assert 'src="data:image/png;base64,cG5n"' in text  # cG5n is "png"
+    assert 'src="data:image/jpeg;base64,cG5n"' in text  # cG5n is "png"
 
 
 def test_worst_case_comes_first() -> None:
