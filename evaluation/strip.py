@@ -64,7 +64,7 @@ def strip_plot(table: pd.DataFrame, colours: dict[str, str], column: str = "dice
 def _ticks(values: NDArray, *, share: bool) -> NDArray:
     if share:
         return np.linspace(0, 1, TICKS)
-    return MaxNLocator(TICKS).tick_values(0, max(float(values.max()), 1e-3))
+    return np.asarray(MaxNLocator(TICKS).tick_values(0, max(float(values.max()), 1e-3)))
 
 
 def _name(name: str, middle: int) -> list[str]:

@@ -117,13 +117,13 @@ def _case_card(picture: Picture, rows: pd.DataFrame, colours: dict[str, str]) ->
             f'alt="Axial, coronal and sagittal slice of {name} with contours">'
         )
     counted = any(has_lesions(name) for name in colours)
-    head = ("Structure", "Dice", "Surface Dice", "Hausdorff 95 %", "Reference", "Prediction")
-    head += ("Lesions found, missed, false", "Note") if counted else ("Note",)
+    heads = ("Structure", "Dice", "Surface Dice", "Hausdorff 95 %", "Reference", "Prediction")
+    lesions = ("Lesions found, missed, false",) if counted else ()
     cells = [_case_cells(row, colours, counted) for row in own.to_dict("records")]
     return (
         f'<div class="card"><figure><figcaption class="head"><h3>{name}</h3>'
         f"<b>Mean Dice {own['dice'].mean():.3f}</b></figcaption>{image}</figure>"
-        f"{table(head, cells)}</div>"
+        f"{table((*heads, *lesions, 'Note'), cells)}</div>"
     )
 
 

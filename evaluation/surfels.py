@@ -82,7 +82,9 @@ def element_areas(spacing: Spacing) -> NDArray[np.float64]:
     z, y, x = spacing
     normals, owners = _triangles()
     areas = np.linalg.norm(normals * (y * x, z * x, z * y), axis=1)
-    return np.bincount(owners, weights=areas, minlength=FULL + 1)
+    found: NDArray[np.float64] = np.zeros(FULL + 1)
+    np.add.at(found, owners, areas)
+    return found
 
 
 @lru_cache(maxsize=1)

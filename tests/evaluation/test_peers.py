@@ -204,7 +204,7 @@ def test_distances_between_its_surfaces_are_seg_metrics(name: str, spacing: Spac
 
 @pytest.mark.parametrize("empty", ["reference", "prediction", "both"])
 def test_empty_masks_are_where_the_others_differ(empty: str) -> None:
-    """What docs/metrics.md says of them: NaN or infinity, or an error, where we state a number."""
+    """What docs/metrics.md says of MONAI and MedPy: NaN, or an error, where we state a number."""
     nothing, mask = bar((0, 0)), blob(1, 0.3)
     reference = nothing if empty != "prediction" else mask
     prediction = nothing if empty != "reference" else mask
