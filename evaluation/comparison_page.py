@@ -45,7 +45,7 @@ def comparison_page(comparison: Comparison, runs: list[Run]) -> str:
         f'<p class="soft">{len(runs)} runs on {comparison.cases} cases, '
         f"{len(comparison.tests)} tests.</p>"
     ]
-    parts += section("Runs", table(("Run", '<span class="left">Table</span>'), listed))
+    parts += section("Runs", table(("Run", "Table"), listed, names=2))
     for metric in comparison.metrics:
         rankings = [r for r in comparison.rankings if r.metric == metric]
         tests = [t for t in comparison.tests if t.metric == metric]
@@ -69,8 +69,8 @@ def _rankings(rankings: list[Ranking], colours: dict[str, str]) -> str:
             cells += [f"{ranking.means[name]:.4f}", f"{ranking.ranks[name]:g}"]
             cells += [f"{low:g} to {high:g}", f"{100 * ranking.first[name]:.0f} %"]
             rows.append([*cells, f"{ranking.kendall_tau:.2f}"])
-    head = ("Structure", '<span class="left">Run</span>', "Mean", "Rank", "Rank, 95 %")
-    return table((*head, "Best in", "Kendall's tau"), rows)
+    head = ("Structure", "Run", "Mean", "Rank", "Rank, 95 %")
+    return table((*head, "Best in", "Kendall's tau"), rows, names=2)
 
 
 def _tests(tests: list[PairedTest], colours: dict[str, str]) -> str:
@@ -83,7 +83,7 @@ def _tests(tests: list[PairedTest], colours: dict[str, str]) -> str:
         cells += [p_text(test.p), p_text(test.p_holm)]
         rows.append([*cells, NOTHING if test.better is None else escape(test.better)])
     head = ("Structure", "Runs", "Mean difference", "95 % interval", "Cases larger / smaller")
-    return table((*head, "Effect", "p", "p (Holm)", "Better"), rows)
+    return table((*head, "Effect", "p", "p (Holm)", "Better"), rows, names=2)
 
 
 def _plots(runs: list[Run], metric: str, colours: dict[str, str]) -> list[str]:

@@ -6,6 +6,7 @@ escapes the names of a dataset or a file system.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 NOTHING = "&ndash;"  # in a table cell without a value
@@ -31,7 +32,8 @@ table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th, td { padding: .42rem .7rem; text-align: right; border-bottom: 1px solid var(--line);
   font-variant-numeric: tabular-nums; white-space: nowrap; }
 th { color: var(--soft); font-weight: 500; } tbody tr:last-child td { border-bottom: 0; }
-th:first-child, td:first-child, .left { text-align: left; white-space: normal;
+th { white-space: normal; vertical-align: bottom; } .left { text-align: left; }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 7em;
   overflow-wrap: anywhere; }
 .dot { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .5em; }
 .head { display: flex; justify-content: space-between; gap: 1rem; margin-bottom: .6rem; }
@@ -71,11 +73,18 @@ def notes(heading: str, sentences: tuple[str, ...]) -> str:
     return f'<h2>{escape(heading)}</h2><ul class="soft">{listed}</ul>'
 
 
-def table(head: tuple[str, ...], rows: list[list[str]]) -> str:
-    """A table; cells are escaped already."""
-    top = "".join(f"<th>{cell}</th>" for cell in head)
-    body = "\n".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in rows)
+def table(head: tuple[str, ...], rows: list[list[str]], names: int = 1) -> str:
+    """A table; cells are escaped already. So many columns of names begin it, then numbers."""
+    top = _cells("th", head, names)
+    body = "\n".join(f"<tr>{_cells('td', row, names)}</tr>" for row in rows)
     return f"<table><thead><tr>{top}</tr></thead><tbody>\n{body}\n</tbody></table>"
+
+
+def _cells(tag: str, cells: Sequence[str], names: int) -> str:
+    left = ' class="left"'
+    return "".join(
+        f"<{tag}{left if 0 < i < names else ''}>{cell}</{tag}>" for i, cell in enumerate(cells)
+    )
 
 
 def dot(colour: str) -> str:

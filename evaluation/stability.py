@@ -49,7 +49,7 @@ def rank_stability(values: NDArray, *, higher_is_better: bool) -> Stability:
     drawn = rankdata(sign * np.round(resampled_means(values), DIGITS), axis=1)
     best = drawn == drawn.min(axis=1, keepdims=True)
     edges = (100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2)
-    low, high = np.percentile(drawn, edges, axis=0)
+    low, high = np.percentile(drawn, edges, axis=0, method="inverted_cdf")
     one, two = np.triu_indices(values.shape[1], 1)
     agree = np.sign(drawn[:, one] - drawn[:, two]) * np.sign(ranks[one] - ranks[two])
     return Stability(

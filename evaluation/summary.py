@@ -18,9 +18,10 @@ from renalplan.evaluation.pictures import Picture
 from renalplan.evaluation.strip import strip_plot
 from renalplan.evaluation.summary_tables import (
     cases_table,
+    dice_table,
     distance_table,
     lesion_table,
-    overlap_table,
+    score_table,
     volume_table,
 )
 
@@ -61,7 +62,8 @@ def summary_page(
     """
     colours = colour_of(tuple(summary.structures))
     parts = [f'<p class="soft">{_opening(summary)}</p>', *_warnings(summary)]
-    parts += section("Structures", overlap_table(summary, colours))
+    parts += section("Structures", dice_table(summary, colours))
+    parts += section("Other scores, mean ± sd", score_table(summary, colours))
     parts += section("Distances in mm, mean ± sd", distance_table(summary, colours))
     parts += section("Volumes in ml", volume_table(summary, colours))
     if lesions := lesion_table(summary, colours):

@@ -9,13 +9,19 @@ import pandas as pd
 from renalplan.evaluation.aggregate import (
     ABSOLUTE_ERROR,
     Spread,
-    StructureSummary,
     Summary,
     by_case,
 )
 from renalplan.evaluation.columns import CENTERLINE, CLDICE, SURFACE_DICE
 from renalplan.evaluation.page import NOTHING, named, table
 
+SCORE_HEADS = {
+    SURFACE_DICE: "Surface Dice",
+    CLDICE: "clDice",
+    "iou": "IoU",
+    "sensitivity": "Sensitivity",
+    "precision": "Precision",
+}
 DISTANCE_HEADS = {  # what the field calls the columns, the most telling one first
     "average_hausdorff_mm": "Mean surface distance (Eq. 4)",
     "assd_mm": "Average symmetric",
@@ -25,26 +31,31 @@ DISTANCE_HEADS = {  # what the field calls the columns, the most telling one fir
 }
 
 
-def overlap_table(summary: Summary, colours: dict[str, str]) -> str:
-    """Dice with its interval, and the other scores."""
-    tubes = CLDICE in summary.means
-    head = ("Structure", "Cases", "Dice, mean ± sd", "95 % interval", "Median", "Lowest", "IoU")
-    head += ("Surface Dice", *(("clDice",) if tubes else ()), "Sensitivity", "Precision")
+def dice_table(summary: Summary, colours: dict[str, str]) -> str:
+    """Dice with its interval, and the worst case."""
+    head = ("Structure", "Cases", "Dice, mean ± sd", "95 % interval", "Median", "Lowest")
     rows = []
     for name, found in summary.structures.items():
         dice = found.scores["dice"]
         cells = [str(found.n), mean_sd(dice, 3), interval(dice, 3)]
-        cells += [f"{dice.median:.3f}", f"{dice.min:.3f}", _mean(found, "iou")]
-        cells.append(f"{_mean(found, SURFACE_DICE)} at {found.tolerance_mm:.4g} mm")
-        cells += [_mean(found, CLDICE)] if tubes else []
-        cells += [_mean(found, "sensitivity"), _mean(found, "precision")]
+        cells += [f"{dice.median:.3f}", f"{dice.min:.3f}", escape(found.worst_case)]
         rows.append([named(name, colours[name]), *cells])
-    return table((*head, "Worst case"), _with_worst(rows, summary))
+    return table((*head, "Worst case"), rows)
 
 
-def _with_worst(rows: list[list[str]], summary: Summary) -> list[list[str]]:
-    worst = [escape(found.worst_case) for found in summary.structures.values()]
-    return [[*row, case] for row, case in zip(rows, worst, strict=True)]
+def score_table(summary: Summary, colours: dict[str, str]) -> str:
+    """Mean and sd of the other scores."""
+    names = [name for name in SCORE_HEADS if name in summary.means]
+    head = ("Structure", *(SCORE_HEADS[name] for name in names), "Tolerance")
+    rows = [
+        [
+            named(structure, colours[structure]),
+            *(mean_sd(found.scores[n], 3) if n in found.scores else NOTHING for n in names),
+            f"{found.tolerance_mm:.4g} mm",
+        ]
+        for structure, found in summary.structures.items()
+    ]
+    return table(head, rows)
 
 
 def distance_table(summary: Summary, colours: dict[str, str]) -> str:
@@ -111,10 +122,6 @@ def interval(values: Spread, digits: int) -> str:
         return NOTHING
     low, high = values.ci95
     return f"{low:.{digits}f} to {high:.{digits}f}"
-
-
-def _mean(found: StructureSummary, score: str) -> str:
-    return f"{found.scores[score].mean:.3f}" if score in found.scores else NOTHING
 
 
 def _share(share: float | None) -> str:
