@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from renalplan.dataset import DatasetDescription
 from renalplan.errors import DatasetError
 from renalplan.evaluation.cases import present_values
-from renalplan.files import read_record
+from renalplan.files import read_record, real_path
 from renalplan.images import read_volume
 from renalplan.labels import BACKGROUND, LabelScheme
 
@@ -48,8 +49,8 @@ def find_structures(
         return Structures(scheme=given)
     if given is not None:
         return _described(given / "dataset.json" if given.is_dir() else given)
-    for folder in (references, references.resolve().parent):
-        if (folder / "dataset.json").is_file():
+    for folder in (references, real_path(references).parent):
+        if os.path.lexists(folder / "dataset.json"):  # one that cannot be read is said to be so
             return _described(folder / "dataset.json")
     values = sorted({v for path in files for v in _values(path)} - {0})
     if not values:
