@@ -125,7 +125,9 @@ def predict(
     reading = _workers(workers, how.get("max_ram"))
     chosen = find_models(workspace or Workspace.find(), models=models, task=task, trainers=trainers)
     for model in chosen:
-        model.choose_folds(folds)
+        used = model.choose_folds(folds)
+        if how.get("uncertainty"):
+            model.presence(used)  # what it reads must be sound before any case is begun
 
     from renalplan.inference.options import InferenceOptions
     from renalplan.inference.predictor import Predictor
