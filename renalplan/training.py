@@ -18,7 +18,7 @@ from renalplan.errors import UsageError
 from renalplan.executors import open_executor
 from renalplan.files import read_record
 from renalplan.fold_validation import FoldValidation
-from renalplan.model_folder import ModelFolder
+from renalplan.model_folder import ModelFolder, require_plain_name
 from renalplan.plan import Plan
 from renalplan.plan_files import find_plan
 from renalplan.planning import SPLITS
@@ -234,13 +234,15 @@ def _prepare(
     from renalplan.trainers.registry import trainer_path
 
     trainer_path(trainer)
+    if name is not None:
+        require_plain_name(name)
     wanted = parse_fold(fold)
     dataset = Dataset.open(workspace.dataset_folder(task))
     plan, plan_folder = find_plan(workspace, dataset.name, plan_name)
     cases = {case.id: case for case in dataset.training_cases}
     preprocessed = workspace.preprocessed(dataset.name)
     patients = {case.id: case.patient for case in cases.values()}
-    splits = load_splits(preprocessed / SPLITS, patients)
+    splits = [] if wanted == "all" else load_splits(preprocessed / SPLITS, patients)
     folds = _folds(wanted, splits, tuple(cases))
     kind, values = _method(trainer, settings, device)
     unlabelled = dataset.unlabelled_cases
