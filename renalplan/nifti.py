@@ -120,7 +120,8 @@ def header_problem(path: Path) -> str | None:
         return f"cannot be read as an image: its header is damaged ({problem})."
     dims = _dims(raw, header.order)
     if not 1 <= dims[0] <= 7 or min(dims[1 : 1 + dims[0]]) < 1:
-        return f"cannot be read as an image: its header gives the size {dims[1:4]} voxels."
+        given = f"the size {dims[1:4]} voxels" if 1 <= dims[0] <= 7 else f"{dims[0]} dimensions"
+        return f"cannot be read as an image: its header gives {given}."
     if header.kind not in (*TYPES, *OTHER_TYPES):
         return f"cannot be read as an image: its voxels are of an unknown type ({header.kind})."
     if header.start < size:

@@ -63,7 +63,7 @@ CHANGES = [  # per version: where, in which form, what; and what is said of it
     ({1: (0, "i"), 2: (0, "i")}, 347, "no NIfTI file"),
     ({1: (42, "h"), 2: (24, "q")}, 0, "the size (0, 3, 2)"),
     ({1: (42, "h"), 2: (24, "q")}, -4, "the size (-4, 3, 2)"),
-    ({1: (40, "h"), 2: (16, "q")}, 300, "the size"),
+    ({1: (40, "h"), 2: (16, "q")}, 300, "gives 300 dimensions"),
     ({1: (70, "h"), 2: (12, "h")}, 999, "unknown type (999)"),
     ({1: (108, "f"), 2: (168, "q")}, 0, "inside its header (0)"),
 ]
