@@ -31,7 +31,8 @@ demo: $(STAMP)
 	$(BIN)/renalplan_train 901 1 UNet --workspace $(DEMO) --set $(DEMO_SCHEDULE)
 	$(BIN)/renalplan_predict -i $(DEMO_DATA)/imagesTs -o $(DEMO)/segmentations --workspace $(DEMO)
 	$(BIN)/renalplan_evaluate $(DEMO)/segmentations $(DEMO_DATA)/labelsTs --images $(DEMO_DATA)/imagesTs -o $(DEMO)/report --require kidney=0.85
-	@echo "open $(DEMO)/report/summary.html"
+	$(BIN)/renalplan_report -i $(DEMO_DATA)/imagesTs/case_0010_0000.nii.gz -s $(DEMO)/segmentations/case_0010.nii.gz -o $(DEMO)/patient --labels $(DEMO_DATA)
+	@echo "open $(DEMO)/report/summary.html and $(DEMO)/patient/case_0010.html"
 
 test: lint types
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests -n auto --dist loadfile --no-loadscope-reorder

@@ -29,6 +29,8 @@ COMMANDS = {
     "renalplan_ensemble": "ensemble",
     "renalplan_evaluate": "evaluate",
     "renalplan_surgery": "surgery",
+    "renalplan_report": "report",
+    "renalplan_dicom_seg": "dicom_seg",
     "renalplan_export_model": "export_model",
     "renalplan_install_model": "install_model",
     "renalplan_phantom": "phantom",
@@ -56,7 +58,7 @@ setup(
     python_requires=">=3.11",
     packages=packages(),
     package_dir=FOLDERS,
-    package_data={"renalplan": ["py.typed"]},
+    package_data={"renalplan": ["py.typed"], "renalplan.evaluation.report": ["assets/*"]},
     install_requires=[
         "torch>=2.4",
         "SimpleITK>=2.3",
@@ -79,9 +81,12 @@ setup(
         "connected-components-3d>=3.12",
         "safetensors>=0.4.3",
         "tensorboard>=2.14",
+        "trimesh>=4.4",
+        "fast-simplification>=0.1.7",
     ],
     extras_require={
         "openvino": ["openvino>=2024.4"],  # two to four times faster prediction on CPUs
+        "dicom": ["highdicom>=0.24", "pydicom>=3.0"],  # DICOM SEG out
         "dask": ["distributed>=2024.5"],
         "test": [
             "pytest>=8",
@@ -92,6 +97,10 @@ setup(
             "openvino>=2024.4",
             "pydicom>=3.0",
             "distributed>=2024.5",
+            "selenium>=4.20",
+            "highdicom>=0.24",
+            # an independent reader of DICOM SEG; its wheels are for few platforms
+            "dcmqi>=1.3; sys_platform == 'linux' and platform_machine == 'x86_64'",
         ],
         "lint": ["ruff>=0.15", "mypy>=1.15", "pandas-stubs"],
     },

@@ -15,6 +15,9 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 POLL_S = 0.2
+WATCHING = (
+    0.03  # share of a core that watching memory may take: large processes take long to add up
+)
 
 
 class BenchmarkError(Exception):
@@ -44,10 +47,13 @@ class PeakMemory(threading.Thread):
         self._finished = threading.Event()
 
     def run(self) -> None:
-        while not self._finished.wait(POLL_S):
+        pause = POLL_S
+        while not self._finished.wait(pause):
+            begun = time.thread_time()
             with contextlib.suppress(psutil.NoSuchProcess):
                 tree = [self._root, *self._root.children(recursive=True)]
                 self.peak = max(self.peak, sum(resident(process) for process in tree))
+            pause = max(POLL_S, (time.thread_time() - begun) / WATCHING)
 
     def stop(self) -> int:
         """End polling; returns the peak in bytes."""

@@ -118,7 +118,8 @@ def overlay_bytes(scene: Scene) -> bytes:
 
 def _draw_plane(axes: Axes, scene: Scene, plane: Plane, box: Box) -> None:
     index = choose_slice(scene.guide, plane.axis)
-    count = scene.guide.shape[plane.axis + 1]
+    number = scene.start[plane.axis] + index + 1
+    count = (scene.whole or scene.guide.shape[1:])[plane.axis]
     row_mm, column_mm = (s for a, s in enumerate(scene.spacing) if a != plane.axis)
 
     def cut(array: NDArray) -> NDArray:
@@ -139,11 +140,10 @@ def _draw_plane(axes: Axes, scene: Scene, plane: Plane, box: Box) -> None:
         interpolation="bilinear",
     )
     for style, stack in masks.items():
-        colours = colour_of(scene.names).values()
-        for mask, colour in zip(stack if stack is not None else (), colours, strict=False):
+        for mask, colour in zip(stack if stack is not None else (), _colours(scene), strict=False):
             _draw_contour(axes, cut(mask), (row_mm, column_mm), colour, style)
     axes.set_axis_off()
-    axes.set_title(f"{plane.name} {index + 1}/{count}", color=INK, fontsize=8.5, pad=5, loc="left")
+    axes.set_title(f"{plane.name} {number}/{count}", color=INK, fontsize=8.5, pad=5, loc="left")
     _draw_letters(axes, plane.letters)
 
 
@@ -172,8 +172,12 @@ def _draw_letters(axes: Axes, letters: tuple[str, str, str, str]) -> None:
         text.set_path_effects([withStroke(linewidth=2, foreground=PAPER)])
 
 
+def _colours(scene: Scene) -> tuple[str, ...]:
+    return scene.colours or tuple(colour_of(scene.names).values())
+
+
 def _legend_names(scene: Scene) -> list[str]:
-    kinds = {"reference": scene.reference, "prediction": scene.prediction}
+    kinds = {"reference": scene.reference, "prediction": scene.prediction} if scene.kinds else {}
     names = [*scene.names, *(kind for kind, masks in kinds.items() if masks is not None)]
     return [n if len(n) <= LONGEST_NAME else n[: LONGEST_NAME - 1] + "…" for n in names]
 
@@ -187,10 +191,10 @@ def _legend_size(scene: Scene, width_inches: float) -> tuple[int, int]:
 
 
 def _draw_legend(figure: Figure, scene: Scene, columns: int) -> None:
-    handles = [Line2D([], [], color=colour) for colour in colour_of(scene.names).values()]
-    if scene.reference is not None:
+    handles = [Line2D([], [], color=colour) for colour in _colours(scene)]
+    if scene.kinds and scene.reference is not None:
         handles.append(Line2D([], [], color=INK, linestyle="solid"))
-    if scene.prediction is not None:
+    if scene.kinds and scene.prediction is not None:
         handles.append(Line2D([], [], color=INK, linestyle="dashed"))
     names = _legend_names(scene)
     legend = figure.legend(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from renalplan.errors import UsageError
 from renalplan.evaluation.space import require_same_space
-from renalplan.geometry import Box, Spacing, grow_box, mask_box, whole_box
+from renalplan.geometry import Box, Shape, Spacing, grow_box, mask_box, whole_box
 from renalplan.images import Volume, read_volume
 from renalplan.labels import LabelScheme
 
@@ -34,6 +34,11 @@ class Scene:
         spacing: mm along (z, y, x).
         names: The structures, in order of their colours.
         window: Intensities shown black and white.
+        focus: A mask (z, y, x) that chooses the slices in place of the structures.
+        start: Where the arrays begin, if they are cut out of a scan: for the slices' numbers.
+        whole: Shape of that scan.
+        colours: Colour of each structure; empty for the usual ones.
+        kinds: Whether the legend tells reference from prediction.
     """
 
     image: NDArray | None
@@ -42,10 +47,17 @@ class Scene:
     spacing: Spacing
     names: tuple[str, ...]
     window: tuple[float, float] = (0.0, 1.0)
+    focus: NDArray[np.bool_] | None = None
+    start: Shape = (0, 0, 0)
+    whole: Shape | None = None
+    colours: tuple[str, ...] = ()
+    kinds: bool = True
 
     @property
     def guide(self) -> NDArray[np.bool_]:
-        """The masks that choose the slices: the reference's, or the prediction's without one."""
+        """The masks that choose the slices: the focus, the reference's, or the prediction's."""
+        if self.focus is not None:
+            return self.focus[None]
         masks = self.reference
         if masks is None or (not masks.any() and self.prediction is not None):
             masks = self.prediction

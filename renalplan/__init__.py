@@ -20,6 +20,8 @@ _PUBLIC = {
     "install_model": "renalplan.sharing",
     "evaluate_folders": "renalplan.evaluation.evaluate",
     "surgery_report": "renalplan.evaluation.surgery.report",
+    "patient_report": "renalplan.evaluation.report.make",
+    "write_dicom_seg": "renalplan.evaluation.report.dicom_seg",
     "make_phantom_dataset": "renalplan.phantom",
     "Predictor": "renalplan.inference.predictor",
     "InferenceOptions": "renalplan.inference.options",

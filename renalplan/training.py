@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import shutil
 from contextlib import nullcontext
@@ -11,29 +10,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from renalplan.boxes import BOXES
-from renalplan.case_labels import canonical_boxes
-from renalplan.dataset import Case, Dataset, DatasetDescription
+from renalplan.dataset import Case, Dataset
 from renalplan.errors import UsageError
 from renalplan.executors import open_executor
-from renalplan.files import read_record
 from renalplan.fold_validation import FoldValidation
-from renalplan.model_folder import ModelFolder, require_plain_name
-from renalplan.plan import Plan
-from renalplan.plan_files import find_plan
-from renalplan.planning import SPLITS
+from renalplan.model_folder import ModelFolder
 from renalplan.postprocessing import POSTPROCESSING
-from renalplan.splits import Fold, choose_fold, load_splits, parse_fold
 from renalplan.together import run_together
 from renalplan.training_budget import choose_budget
-from renalplan.training_hardware import Precision, starts_several, task_on
+from renalplan.training_checks import prepare_training
+from renalplan.training_hardware import Precision, starts_several
 from renalplan.workspace import Workspace
 
 if TYPE_CHECKING:
-    from renalplan.trainers.settings import TrainerSettings
     from renalplan.trainers.trainer import Trainer
 
-log = logging.getLogger(__name__)
 OUR_OWN = ("fold", "progress")  # what a fold that is trained elsewhere is not told
 
 
@@ -66,6 +57,7 @@ def train(
     precision: Precision = "auto",
     devices: int = 1,
     accumulate: int | None = None,
+    deterministic: bool = False,
     workers: int | None = None,
     progress: bool = True,
     workspace: Workspace | None = None,
@@ -90,6 +82,7 @@ def train(
             under torchrun and SLURM, which start the processes themselves.
         accumulate: In how many parts, one after the other, each device works on its share; None is
             one, and more if memory runs out.
+        deterministic: Weights are the same twice, bit by bit, on a GPU too, as far as PyTorch can.
         workers: Processes that prepare batches; None takes all cores but one.
         progress: Show a progress bar.
         workspace: Where everything is.
@@ -112,27 +105,38 @@ def train(
         "device": device,
         "precision": precision,
         "accumulate": accumulate,
+        "deterministic": deterministic,
         "workers": workers,
         "progress": progress,
         "workspace": workspace or Workspace.find(),
     }
-    _require_one_way(budget, dask, devices)
+    _require_one_way(budget, dask, devices, deterministic)
     if dask is not None:
         return _train_elsewhere(dask, asked, restart)
     if starts_several(device, devices, accumulate):
-        _prepare(**asked, processes=devices)  # what cannot work is refused before they are started
+        prepare_training(
+            **asked, processes=devices
+        )  # what cannot work is refused before they are started
         return run_together(_train_here, devices, {"asked": asked, "restart": restart})
     return _train_here(asked, restart, budget, since)
 
 
-def _require_one_way(budget: str | None, dask: str | None, devices: int) -> None:
+def _require_one_way(
+    budget: str | None, dask: str | None, devices: int, deterministic: bool
+) -> None:
     """Refuse what the clock or a cluster cannot share.
 
     Raises:
-        UsageError: two of a budget, a cluster and several devices.
+        UsageError: two of a budget, a cluster and several devices, or a budget that is to be the
+            same twice.
     """
     from renalplan.trainers.ranks import started_world
 
+    if budget and deterministic:
+        raise UsageError(
+            "--deterministic: under a --budget the clock decides how many steps are trained, which is "
+            "not the same twice; leave one of the two out."
+        )
     if budget and dask:
         raise UsageError(
             "--budget is for the machine it is typed on; leave --dask out, or give each fold a budget "
@@ -156,7 +160,7 @@ def _train_here(
     """What `train` does in this process, which may be one of several that train together."""
     from renalplan.trainers import ranks
 
-    ready = _prepare(**asked, processes=ranks.started_world())
+    ready = prepare_training(**asked, processes=ranks.started_world())
     timed = choose_budget(budget, asked["settings"], ready.trainers, since, restart=restart)
     opened = partial(_open_model, ready.trainers, asked["trainer"], restart)
     model = ranks.lead_alone(opened) or ModelFolder(ready.path)
@@ -181,7 +185,7 @@ def _train_elsewhere(dask: str, asked: dict[str, Any], restart: bool) -> Trained
     from renalplan.fold_jobs import train_folds
 
     theirs = {"device": "auto", "precision": "auto", "workers": 0}  # what is here says nothing
-    ready = _prepare(**asked | theirs, processes=1)
+    ready = prepare_training(**asked | theirs, processes=1)
     choose_budget(None, asked["settings"], ready.trainers, None, restart=restart)
     task = next(iter(ready.trainers.values())).task
     seen = (ready.dataset.folder / "dataset.json", task.stores / "plan.json")
@@ -199,74 +203,6 @@ def _train_elsewhere(dask: str, asked: dict[str, Any], restart: bool) -> Trained
     if asked["fold"] == "cv":
         _gather(ready.path, results)
     return Trained(ready.path, results)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Ready:
-    """A training that was looked at and can begin: the model folder, a trainer a fold, the cases."""
-
-    path: Path
-    trainers: dict[str, Trainer]
-    dataset: Dataset
-    cases: dict[str, Case]
-
-
-def _prepare(
-    task: str,
-    fold: str,
-    trainer: str,
-    *,
-    settings: list[str],
-    plan_name: str | None,
-    configuration: str | None,
-    name: str | None,
-    device: str,
-    precision: Precision,
-    accumulate: int | None,
-    workers: int | None,
-    progress: bool,
-    workspace: Workspace,
-    processes: int,
-) -> _Ready:
-    """Look at everything a training needs, and refuse what cannot work; writes nothing."""
-    from renalplan.store_dataset import require_current
-    from renalplan.trainers.divisible import check_phases
-    from renalplan.trainers.registry import trainer_path
-
-    trainer_path(trainer)
-    if name is not None:
-        require_plain_name(name)
-    wanted = parse_fold(fold)
-    dataset = Dataset.open(workspace.dataset_folder(task))
-    plan, plan_folder = find_plan(workspace, dataset.name, plan_name)
-    cases = {case.id: case for case in dataset.training_cases}
-    preprocessed = workspace.preprocessed(dataset.name)
-    patients = {case.id: case.patient for case in cases.values()}
-    splits = [] if wanted == "all" else load_splits(preprocessed / SPLITS, patients)
-    folds = _folds(wanted, splits, tuple(cases))
-    kind, values = _method(trainer, settings, device)
-    unlabelled = dataset.unlabelled_cases
-    needed = [case.id for case in (*cases.values(), *(unlabelled if kind.uses_unlabelled else ()))]
-    used = configuration or plan.default_configuration
-    path = workspace.results(dataset.name) / (name or _model_name(trainer, plan, used))
-    task_of = partial(
-        task_on(device, precision, workers, progress, accumulate),
-        plan=plan,
-        configuration=used,
-        description=read_record(preprocessed / "dataset.json", DatasetDescription),
-        stores=plan_folder,
-        model=ModelFolder(path),
-        boxes=canonical_boxes(cases.values()) if kind.uses_boxes else {},
-        boxed=_boxed(kind, trainer, dataset),
-    )
-    trainers: dict[str, Trainer] = {}
-    for fold_name, split in folds.items():
-        images = _images_alone(unlabelled, split, patients)
-        trainers[fold_name] = kind(task_of(fold=split, fold_name=fold_name, **images), values)
-        trainers[fold_name].check()
-        check_phases(trainers[fold_name].phases(), processes, accumulate)
-    require_current(plan_folder, plan, used, needed)
-    return _Ready(path=path, trainers=trainers, dataset=dataset, cases=cases)
 
 
 def _open_model(trainers: dict[str, Trainer], name: str, restart: bool) -> ModelFolder:
@@ -322,59 +258,3 @@ def train_and_validate(
 
     trainer.run()
     return lead_alone(FoldValidation(trainer, model, dataset, cases).run) or {}
-
-
-def _method(
-    trainer: str, settings: list[str], device: str
-) -> tuple[type[Trainer], TrainerSettings]:
-    """The trainer's class and its settings; a device that is not here is refused as well."""
-    from renalplan.inference.options import choose_device
-    from renalplan.trainers.registry import find_trainer
-    from renalplan.trainers.settings import parse_settings
-
-    choose_device(device)
-    kind = find_trainer(trainer)
-    return kind, parse_settings(kind.Settings, settings)
-
-
-def _boxed(kind: type[Trainer], name: str, dataset: Dataset) -> frozenset[str]:
-    """Cases that have boxes instead of labels.
-
-    Raises:
-        UsageError: the trainer would take the boxes for labels.
-    """
-    boxed = frozenset(case.id for case in dataset.training_cases if case.is_boxed)
-    if boxed and not kind.uses_boxes:
-        raise UsageError(
-            f"{dataset.folder / BOXES} stands for the labels of {len(boxed)} cases, such as "
-            f"{min(boxed)}; {name} needs labels. GroupTraining learns from boxes."
-        )
-    return boxed
-
-
-def _folds(wanted: int | str, splits: list[Fold], cases: tuple[str, ...]) -> dict[str, Fold]:
-    if wanted == "all":
-        return {"all": Fold(train=cases, val=())}
-    if wanted == "cv":
-        return {str(number): fold for number, fold in enumerate(splits)}
-    return {str(wanted): choose_fold(splits, int(wanted))}
-
-
-def _images_alone(
-    unlabelled: tuple[Case, ...], fold: Fold, patients: dict[str, str]
-) -> dict[str, tuple[str, ...]]:
-    """Unlabelled cases of patients that the fold does not hold out; the rest are withheld."""
-    held_out = {patients[case] for case in fold.val}
-    return {
-        "unlabelled": tuple(case.id for case in unlabelled if case.patient not in held_out),
-        "withheld": tuple(case.id for case in unlabelled if case.patient in held_out),
-    }
-
-
-def _model_name(trainer: str, plan: Plan, configuration: str) -> str:
-    parts = [trainer.rpartition(":")[2]]
-    if plan.name != "renal":
-        parts.append(plan.name)
-    if configuration != plan.default_configuration:
-        parts.append(configuration)
-    return "__".join(parts)

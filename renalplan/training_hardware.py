@@ -42,6 +42,7 @@ def task_on(
     workers: int | None,
     progress: bool,
     accumulate: int | None,
+    deterministic: bool = False,
 ) -> Callable[..., TrainingTask]:
     """`TrainingTask` with the hardware filled in, once all processes that share it have met.
 
@@ -58,6 +59,7 @@ def task_on(
         workers=data_workers(workers),
         progress=progress,
         accumulate=accumulate,
+        deterministic=deterministic,
     )
     choose_precision(hardware)
     join(hardware)

@@ -24,6 +24,8 @@ COMMANDS = (
     "ensemble",
     "evaluate",
     "surgery",
+    "report",
+    "dicom_seg",
     "export_model",
     "install_model",
     "phantom",
@@ -86,6 +88,8 @@ def test_the_wheel_is_one_package_with_types_licence_and_commands(wheel: Path) -
     info = "renalplan-0.1.0.dist-info"
     assert {name.split("/")[0] for name in inside} == {"renalplan", info}
     assert "renalplan/py.typed" in inside
+    assets = {Path(name).name for name in inside if "/report/assets/" in name}
+    assert assets == {"LICENSES.txt", "niivue.umd.js", "report.css", "viewer.js"}
     assert [name for name in inside if name.startswith(info) and name.endswith("LICENSE")]
     with ZipFile(wheel) as archive:
         points = configparser.ConfigParser()

@@ -21,7 +21,7 @@ README = (ROOT / "README.md").read_text()
 WRITTEN = [p for p in sorted((ROOT / "docs").glob("*.md")) if p.name != "robustness.md"]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *WRITTEN]
 COMMAND = re.compile(
-    r"renalplan_(?:check|plan_and_preprocess|train|find_best|predict|ensemble|evaluate|surgery|phantom)\b.*"
+    r"renalplan_(?:check|plan_and_preprocess|train|find_best|predict|ensemble|evaluate|surgery|report|dicom_seg|phantom)\b.*"
 )
 # options of dask's and SLURM's commands
 FOREIGN = {"--nthreads", "--nworkers", "--memory-limit", "--gres"}
@@ -176,5 +176,5 @@ def test_the_demo_uses_options_that_exist(
 def test_the_demo_goes_the_whole_way() -> None:
     commands = [line.split()[0].removeprefix("renalplan_") for line in DEMO]
     assert list(dict.fromkeys(commands)) == [
-        "phantom", "check", "plan_and_preprocess", "train", "predict", "evaluate",
+        "phantom", "check", "plan_and_preprocess", "train", "predict", "evaluate", "report",
     ]  # fmt: skip

@@ -25,6 +25,7 @@ COMMAND_MODULES = (
     "plan_files.py",
     "training.py",
     "training_budget.py",
+    "training_checks.py",
     "fold_validation.py",
     "training_hardware.py",
     "predicting.py",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from functools import partial
-from math import isfinite
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from renalplan.errors import TrainingError, UsageError
+from renalplan.errors import UsageError
 from renalplan.model_folder import WEIGHTS
 from renalplan.networks.layout import to_channels_last
 from renalplan.trainers import ranks
@@ -26,6 +26,7 @@ from renalplan.trainers.checkpoint import (
     save_checkpoint,
 )
 from renalplan.trainers.divisible import check_network
+from renalplan.trainers.finite import FiniteSteps
 from renalplan.trainers.fused import use_fused
 from renalplan.trainers.loader import Batches
 from renalplan.trainers.logbook import Logbook
@@ -77,7 +78,7 @@ def fit(phase: TrainedNetwork, task: TrainingTask) -> None:
     writes, and validates while they wait.
 
     Raises:
-        TrainingError: the loss is not a finite number.
+        TrainingError: loss or gradient are no numbers in too many steps in a row.
         UsageError: the task's budget is too small.
     """
     folder = phase.folder(task)
@@ -115,25 +116,20 @@ def fit(phase: TrainedNetwork, task: TrainingTask) -> None:
         epochs = int(row["epoch"]) + 1
         save_checkpoint(folder, TrainingState(weights, state, epochs, log.rows, schedule.done))
 
-    batches = Batches(
-        source,
-        done,
-        workers=schedule.workers,
-        device=fabric.device,
-    )
+    finite = FiniteSteps(phase.name, folder, scaled=choose_precision(task.hardware) == "fp16")
+    batches = Batches(source, done, workers=schedule.workers, device=fabric.device)
     try:
         with _ProgressBar(phase, task, schedule, done) as show:
             for epoch in schedule.epochs(first, done):
                 start = time.monotonic()
                 row = _train_epoch(
-                    phase,
-                    fabric,
                     gradient,
                     wrapped_optimizer,
                     batches,
                     schedule,
                     epoch,
                     base_rates,
+                    finite,
                     show,
                 )
                 ranks.lead_alone(partial(finish_epoch, row, start, show))
@@ -166,26 +162,29 @@ def _begun(
 
 
 def _train_epoch(
-    phase: TrainedNetwork,
-    fabric: Fabric,
     gradient: BatchGradient,
     optimizer: Any,
     batches: Batches,
     schedule: Schedule,
     epoch: int,
     base_rates: list[float],
+    finite: FiniteSteps,
     show: _ProgressBar,
 ) -> dict[str, float]:
     gradient.network.train()
-    losses = _Losses(phase, show)
-    first, rate = schedule.done, 0.0
+    total, taken, rate = 0.0, 0, 0.0
     for step, rate in schedule.steps(epoch):
         for group, base in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = base * rate
-        losses.add(step, train_step(gradient, optimizer, next(batches), step))
+        loss = train_step(gradient, optimizer, next(batches), step, finite)
+        if loss is None:
+            continue
+        value = loss.item()
+        total, taken = total + value, taken + 1
+        show.step(value)
     return {
         "epoch": epoch,
-        "loss": losses.total() / (schedule.done - first),
+        "loss": total / taken if taken else nan,
         "learning_rate": base_rates[0] * rate,
     }
 
@@ -202,53 +201,27 @@ def make_ready(
 
 
 def train_step(
-    gradient: BatchGradient, optimizer: Any, batch: dict[str, Tensor], step: int
-) -> Tensor:
-    """One step; returns its loss, on the device."""
+    gradient: BatchGradient,
+    optimizer: Any,
+    batch: dict[str, Tensor],
+    step: int,
+    finite: FiniteSteps | None = None,
+) -> Tensor | None:
+    """One step; returns its loss, on the device, or None if it was left out.
+
+    Raises:
+        TrainingError: see `FiniteSteps`.
+    """
     phase = gradient.phase
     loss = gradient(batch, step, step_seed(phase, step))
-    gradient.fabric.clip_gradients(
+    norm = gradient.fabric.clip_gradients(
         gradient.network, optimizer, max_norm=phase.gradient_clip, error_if_nonfinite=False
     )
-    optimizer.step()
-    return loss
-
-
-class _Losses:
-    """Sums an epoch's losses, each looked at one step late: reading it at once would stop a GPU."""
-
-    def __init__(self, phase: TrainedNetwork, show: _ProgressBar) -> None:
-        self._phase, self._show = phase, show
-        self._sum = 0.0
-        self._last: tuple[int, Tensor] | None = None
-
-    def add(self, step: int, loss: Tensor) -> None:
-        """Remember this step's loss and look at the one before.
-
-        Raises:
-            TrainingError: that was not a finite number.
-        """
-        self._look()
-        self._last = step, loss
-
-    def total(self) -> float:
-        """The sum, with the last one looked at."""
-        self._look()
-        self._last = None
-        return self._sum
-
-    def _look(self) -> None:
-        if self._last is None:
-            return
-        step, loss = self._last
-        value = loss.item()
-        if not isfinite(value):
-            raise TrainingError(
-                f"phase {self._phase.name}: the loss became {value} at step {step}; lower the "
-                "learning rate (--set learning_rate=…). The last checkpoint is kept."
-            )
-        self._sum += value
-        self._show.step(value)
+    taken = finite is None or finite.take(step, loss, norm, batch)
+    # a float16 scaler must see what it scaled; it leaves such a step out itself
+    if taken or (finite is not None and finite.scaled):
+        optimizer.step()
+    return loss if taken else None
 
 
 def step_seed(phase: TrainedNetwork, step: int) -> int:

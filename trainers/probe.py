@@ -118,6 +118,7 @@ class _Probe:
                 self.batch = next(batches)
                 got = self.now()
                 loss = train_step(self.gradient, self.optimizer, self.batch, step)
+                assert loss is not None, "nobody judges it"
                 loss.item()  # a GPU is waited for
                 if step < warm_up:
                     continue

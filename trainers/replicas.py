@@ -42,7 +42,7 @@ def build_fabric(hardware: Hardware, precision: Any) -> Fabric:
     """
     # it announces half precision at every phase, to a user who has asked for it
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    torch.backends.cudnn.benchmark = True  # all patches have one size: the fastest kernels for it
+    _choose_kernels(hardware.deterministic)
     kind = accelerator(hardware)
     world = ranks.started_world()
     if world == 1:
@@ -65,6 +65,15 @@ def build_fabric(hardware: Hardware, precision: Any) -> Fabric:
     )
     fabric.launch()  # starts nothing, the processes are there: it brings them together
     return fabric
+
+
+def _choose_kernels(deterministic: bool) -> None:
+    """The fastest ones, found by trying, since all patches have one size; or those that repeat."""
+    torch.backends.cudnn.benchmark = not deterministic
+    # some have no repeatable form (trilinear resampling backwards): PyTorch warns of those it uses
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    if deterministic:  # read when the first matrix product runs on a GPU
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def accelerator(hardware: Hardware) -> str:

@@ -47,6 +47,8 @@ class BatchGradient:
         # several processes cannot agree on it in the midst of a step
         self.grows = parts is None and phase.divides and ranks.world() == 1
         self.grows &= not sees_its_batch(network)
+        # when memory runs out is not the same twice, and sums in parts round differently
+        self.grows &= not torch.are_deterministic_algorithms_enabled()
         self._sums: bool | None = None  # whether the loss asks for sums over the batch
 
     def __call__(self, batch: Batch, step: int, seed: int) -> Tensor:

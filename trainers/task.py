@@ -30,6 +30,8 @@ class Hardware:
         progress: Show a progress bar.
         accumulate: In how many parts, one after the other, a process works on its share of a batch;
             None is one, and more when memory runs out.
+        deterministic: The same command gives the same weights twice, bit by bit: always so on a
+            CPU, on a GPU as far as PyTorch can (slower).
     """
 
     device: str = "auto"
@@ -37,6 +39,7 @@ class Hardware:
     workers: int = 0
     progress: bool = True
     accumulate: int | None = None
+    deterministic: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

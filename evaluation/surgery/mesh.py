@@ -79,18 +79,27 @@ def make_mesh(mask: NDArray[np.bool_], spacing: Spacing) -> Mesh:
     box = mask_box(mask)
     if box is None:
         raise ValueError("an empty mask has no surface")
-    part = np.pad(mask[box_slices(box)], _PAD).astype(np.float32)
-    longest = max(spacing)
-    blurred = ndimage.gaussian_filter(part, [BLUR * (longest / step) ** 0.5 for step in spacing])
-    count = int(part.sum())
-    # between the count-th and the next value, so that as many voxels lie inside as the mask has
-    ordered = np.partition(blurred.ravel(), [blurred.size - count - 1, blurred.size - count])
-    level = float(ordered[blurred.size - count - 1 : blurred.size - count + 1].mean())
+    blurred, level = blur(np.pad(mask[box_slices(box)], _PAD), spacing)
     vertices, triangles, _, _ = marching_cubes(
         blurred, level, spacing=spacing, gradient_direction="ascent"
     )
     start = np.array([low - _PAD for low, _ in box]) * spacing
     return Mesh(vertices.astype(np.float64) + start, triangles.astype(np.int64))
+
+
+def blur(mask: NDArray[np.bool_], spacing: Spacing) -> tuple[NDArray[np.float32], float]:
+    """A blurred (z, y, x) mask, and the level above which lie as many voxels as the mask has.
+
+    The mask is neither empty nor full; beyond the array it goes on as at its border.
+    """
+    longest = max(spacing)
+    blurred: NDArray[np.float32] = ndimage.gaussian_filter(
+        mask.astype(np.float32), [BLUR * (longest / step) ** 0.5 for step in spacing]
+    )
+    first = mask.size - int(np.count_nonzero(mask))
+    # between the count-th and the next value, so that as many voxels lie inside as the mask has
+    ordered = np.partition(blurred.ravel(), [first - 1, first])
+    return blurred, float(ordered[first - 1 : first + 1].mean())
 
 
 def face_points(mask: NDArray[np.bool_], spacing: Spacing) -> NDArray[np.float64]:

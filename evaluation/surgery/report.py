@@ -124,21 +124,15 @@ def surgery_report(
     if target.is_dir() or target.suffix != ".json":
         raise UsageError(f"output {target} must be a file that ends in .json.")
     check_margins(margins)
-    scheme = _scheme(path, None if labels is None else Path(labels))
-    volume = _read(path, scheme)
-    others = []
-    for fold in map(Path, folds):
-        other = _read(fold, scheme)
-        require_same_space(fold, other.grid, path, volume.grid)
-        others.append(other.array[0])
-    name = path.name.removesuffix(image_ending(path) or "")
+    scheme = find_scheme(path, None if labels is None else Path(labels))
+    volume = read_labels(path, scheme)
     numbers = surgery_numbers(
         volume.array[0],
         volume.grid,
         scheme,
-        case=name,
+        case=case_name(path),
         margins=margins,
-        folds=others,
+        folds=read_folds(folds, scheme, path, volume.grid),
         error_bars=error_bars,
     )
     write_json(target, numbers)
@@ -155,7 +149,21 @@ def check_margins(margins: Sequence[float]) -> tuple[float, ...]:
     return chosen
 
 
-def _scheme(path: Path, given: Path | None) -> LabelScheme:
+def case_name(segmentation: Path) -> str:
+    """The name of a segmentation file without its ending."""
+    return segmentation.name.removesuffix(image_ending(segmentation) or "")
+
+
+def find_scheme(path: Path, given: Path | None) -> LabelScheme:
+    """What a segmentation's labels mean.
+
+    Args:
+        path: Label file.
+        given: dataset.json or its folder; None looks beside the file and in the folder above.
+
+    Raises:
+        DatasetError: there is no dataset.json, or it is not valid.
+    """
     if given is None:
         places = (path.parent, real_path(path).parent.parent)
         found = [place for place in places if (place / "dataset.json").is_file()]
@@ -168,7 +176,8 @@ def _scheme(path: Path, given: Path | None) -> LabelScheme:
     return find_structures(given, path.parent, ()).scheme
 
 
-def _read(path: Path, scheme: LabelScheme) -> Volume:
+def read_labels(path: Path, scheme: LabelScheme) -> Volume:
+    """Read a label file; DatasetError if it is unreadable or holds what the scheme does not declare."""
     volume = read_volume(path, labels=True)
     known = scheme.all_values
     if unknown := [value for value in present_values(volume.array[0]) if value not in known]:
@@ -177,6 +186,18 @@ def _read(path: Path, scheme: LabelScheme) -> Volume:
             f"(declared: {list(known)}); give the one that belongs to it with --labels."
         )
     return volume
+
+
+def read_folds(
+    folds: Sequence[str | Path], scheme: LabelScheme, path: Path, grid: Grid
+) -> list[NDArray]:
+    """Other segmentations of the scan of `path`, whose grid theirs must be (DatasetError if not)."""
+    others = []
+    for fold in map(Path, folds):
+        other = read_labels(fold, scheme)
+        require_same_space(fold, other.grid, path, grid)
+        others.append(other.array[0])
+    return others
 
 
 def _measure(

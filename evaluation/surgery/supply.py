@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from renalplan.evaluation.surgery.breaks import find_breaks, find_contacts
-from renalplan.evaluation.surgery.clamping import cheapest_sets
+from renalplan.evaluation.surgery.clamping import Sets, cheapest_sets
 from renalplan.evaluation.surgery.mesh import Mesh, face_points
 from renalplan.evaluation.surgery.numbers import ML, MM, SHARE, Number, measured, needs
 from renalplan.evaluation.surgery.records import Arteries, Branch, BranchAtTumor, Clamping, Supply
@@ -182,6 +183,14 @@ def _clampings(
             lost=measured(lost, ML),
             lost_share=measured(lost / whole, SHARE),
         )
-        for lost, branches in cheapest_sets(parents, cost, feeding)
-        if branches
+        for lost, branches in _worth_telling(cheapest_sets(parents, cost, feeding))
     )
+
+
+def _worth_telling(sets: Sets) -> Iterator[tuple[float, frozenset[int]]]:
+    """The sets that cover the tumor and lose less than every set of fewer clamps."""
+    least = np.inf  # which is also the cost where so few clamps do not suffice
+    for lost, branches in sets:
+        if branches and lost < least - 1e-9:
+            least = lost
+            yield lost, branches

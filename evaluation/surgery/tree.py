@@ -209,6 +209,8 @@ def extend(path: NDArray, beyond: NDArray, wall_mm: float) -> NDArray[np.float64
     if len(path) < 2 or away.max(initial=0.0) <= wall_mm:
         return path
     goal = beyond[away > away.max() - wall_mm].mean(axis=0) - path[-1]
+    if np.linalg.norm(goal) < 1e-6:  # as far one way as the other: no way to lead it
+        return path
     length = float(away.max()) - wall_mm
     step = float(np.linalg.norm(np.diff(path, axis=0), axis=1).mean())
     along = np.linspace(0, length, 1 + max(1, round(length / step)))[1:]

@@ -21,15 +21,16 @@ def in_words(number: Number) -> str:
     """A number with its unit and intervals, or why there is none."""
     if number.value is None:
         return number.missing
-    text = _value(number.value, number.unit)
+    text = in_unit(number.value, number.unit)
     for name, interval in (("voxel", number.voxel), ("folds", number.folds)):
         if interval is not None:
-            low, high = (_value(value, number.unit) for value in interval)
+            low, high = (in_unit(value, number.unit) for value in interval)
             text += f" ({'±1 voxel' if name == 'voxel' else name}: {low} to {high})"
     return text
 
 
-def _value(value: float, unit: str) -> str:
+def in_unit(value: float, unit: str) -> str:
+    """A value as it is written in text: shares as percent, with its unit."""
     if unit == SHARE:
         return f"{100 * value:.1f} %"
     if unit == POINTS:

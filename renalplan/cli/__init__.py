@@ -5,7 +5,7 @@ from __future__ import annotations
 from renalplan.cli.choosing import find_best
 from renalplan.cli.datasets import check, phantom
 from renalplan.cli.ensembling import ensemble
-from renalplan.cli.measuring import surgery
+from renalplan.cli.measuring import dicom_seg, report, surgery
 from renalplan.cli.models import export_model, install_model
 from renalplan.cli.plans import plan_and_preprocess
 from renalplan.cli.predicting import predict
@@ -14,6 +14,7 @@ from renalplan.cli.training import train
 
 __all__ = [
     "check",
+    "dicom_seg",
     "ensemble",
     "evaluate",
     "export_model",
@@ -22,6 +23,7 @@ __all__ = [
     "phantom",
     "plan_and_preprocess",
     "predict",
+    "report",
     "surgery",
     "train",
 ]

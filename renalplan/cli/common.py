@@ -107,7 +107,7 @@ def make_parser(name: str, text: str, example: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"renalplan {version('renalplan')}")
-    if name not in ("phantom", "evaluate", "ensemble", "surgery"):
+    if name not in ("phantom", "evaluate", "ensemble", "surgery", "report", "dicom_seg"):
         parser.add_argument(
             "--workspace",
             help="folder with raw/, preprocessed/ and results/ "

@@ -1,4 +1,4 @@
-"""The command that measures a segmentation for planning an operation."""
+"""The commands that measure a segmentation for planning an operation, and put it on a page."""
 
 from __future__ import annotations
 
@@ -17,15 +17,109 @@ def surgery(arguments: list[str] | None = None) -> int:
         "arterial territories, clamping, resection. Research use; not a medical device.",
         "renalplan_surgery -s segmentations/case.nii.gz -o case.surgery.json --labels Dataset101_Kidney",
     )
+    _add_segmentation(parser, "label file")
+    parser.add_argument("-o", dest="out", type=Path, required=True, help="JSON file to write")
+    _add_measuring(parser)
+    given = parser.parse_args(arguments)
+
+    from renalplan.evaluation.surgery.report import surgery_report
+    from renalplan.evaluation.surgery.wording import sentences
+
+    numbers = surgery_report(
+        given.segmentation,
+        given.out,
+        labels=given.labels,
+        margins=given.margins,
+        folds=given.folds,
+        error_bars=given.error_bars,
+    )
+    for line in sentences(numbers):
+        print(line)
+    print(f"all numbers: {given.out}")
+    return 0
+
+
+@command
+def report(arguments: list[str] | None = None) -> int:
+    """Write one patient's report."""
+    parser = make_parser(
+        "report",
+        "Write one patient's report: a page with slices, a 3-D view and the numbers of "
+        "renalplan_surgery (HTML, PDF, PNG, JSON), and meshes (STL, GLB). Research use; not a medical device.",
+        "renalplan_report -i scans/case_0000.nii.gz -s segmentations/case.nii.gz -o reports "
+        "--labels Dataset101_Kidney",
+    )
     parser.add_argument(
-        "-s",
-        dest="segmentation",
+        "-i",
+        dest="image",
         type=Path,
         required=True,
-        metavar="SEGMENTATION",
-        help="label file",
+        metavar="CT",
+        help="the scan: a file, or a folder with one DICOM series",
     )
-    parser.add_argument("-o", dest="out", type=Path, required=True, help="JSON file to write")
+    _add_segmentation(parser, "label file on the scan's grid")
+    parser.add_argument("-o", dest="out", type=Path, required=True, help="folder to write into")
+    _add_measuring(parser)
+    given = parser.parse_args(arguments)
+
+    from renalplan.evaluation.report.make import patient_report
+
+    made = patient_report(
+        given.image,
+        given.segmentation,
+        given.out,
+        labels=given.labels,
+        margins=given.margins,
+        folds=given.folds,
+        error_bars=given.error_bars,
+    )
+    print(made.notice)
+    if made.without_numbers:
+        print(made.without_numbers)
+    for ending in ("html", "pdf", "png", "json"):
+        print(given.out / f"{made.case}.{ending}")
+    if made.all_glb:
+        print(f"meshes (LPS mm): {(given.out / made.all_glb).parent}")
+    return 0
+
+
+@command
+def dicom_seg(arguments: list[str] | None = None) -> int:
+    """Write a segmentation as DICOM SEG."""
+    parser = make_parser(
+        "dicom_seg",
+        "Write a segmentation as a DICOM SEG object that refers to the series it was made on. "
+        "Needs highdicom: pip install 'renalplan[dicom]'.",
+        "renalplan_dicom_seg -i study/CT -s segmentations/study_CT.nii.gz -o study_CT.dcm "
+        "--labels Dataset101_Kidney",
+    )
+    parser.add_argument(
+        "-i",
+        dest="series",
+        type=Path,
+        required=True,
+        metavar="SERIES",
+        help="folder of the DICOM series",
+    )
+    _add_segmentation(parser, "label file on the series' grid")
+    parser.add_argument("-o", dest="out", type=Path, required=True, help="DICOM file to write")
+    _add_labels(parser)
+    given = parser.parse_args(arguments)
+
+    from renalplan.evaluation.report.dicom_seg import write_dicom_seg
+
+    count = write_dicom_seg(given.series, given.segmentation, given.out, labels=given.labels)
+    print(f"{given.out}: {count} segments")
+    return 0
+
+
+def _add_segmentation(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "-s", dest="segmentation", type=Path, required=True, metavar="SEGMENTATION", help=what
+    )
+
+
+def _add_labels(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels",
         type=Path,
@@ -33,6 +127,11 @@ def surgery(arguments: list[str] | None = None) -> int:
         help="dataset.json that names the labels, or its folder "
         "(default: beside the segmentation, or in the folder above)",
     )
+
+
+def _add_measuring(parser: argparse.ArgumentParser) -> None:
+    """What both commands let the user say about labels and numbers."""
+    _add_labels(parser)
     parser.add_argument(
         "--margins",
         nargs="+",
@@ -55,20 +154,3 @@ def surgery(arguments: list[str] | None = None) -> int:
         default=True,
         help="measure again with one voxel more and less (default: yes; takes five times as long)",
     )
-    given = parser.parse_args(arguments)
-
-    from renalplan.evaluation.surgery.report import surgery_report
-    from renalplan.evaluation.surgery.wording import sentences
-
-    numbers = surgery_report(
-        given.segmentation,
-        given.out,
-        labels=given.labels,
-        margins=given.margins,
-        folds=given.folds,
-        error_bars=given.error_bars,
-    )
-    for line in sentences(numbers):
-        print(line)
-    print(f"all numbers: {given.out}")
-    return 0

@@ -81,6 +81,7 @@ def train(arguments: list[str] | None = None) -> int:
         precision=given.precision,
         devices=given.devices,
         accumulate=given.accumulate,
+        deterministic=given.deterministic,
         workers=given.workers,
         workspace=Workspace.find(given.workspace),
         restart=given.restart,
@@ -116,6 +117,11 @@ def _add_hardware(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="work on a batch in N parts one after the other, with the same result in less memory "
         "(default: only when memory runs out)",
+    )
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="the same weights twice, bit by bit, on a GPU too (slower there; a CPU's always are)",
     )
 
 

@@ -106,7 +106,7 @@ def test_everything_that_is_installed_is_pinned() -> None:
     """What `make audit` looks up is what `make` installs, and what that brings along."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = {_canonical(line.split("==")[0]) for line in lines if "==" in line}
-    todo = [("renalplan", frozenset({"", "openvino", "dask", "test", "lint"}))]
+    todo = [("renalplan", frozenset({"", "openvino", "dask", "dicom", "test", "lint"}))]
     seen = set(todo)
     while todo:
         name, extras = todo.pop()

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from renalplan.geometry import (
     box_slices,
     boxes_overlap,
     grow_box,
+    laid_out,
     mask_box,
     merge_overlapping,
     resampled_shape,
@@ -117,3 +119,18 @@ def test_resampling_keeps_the_extent() -> None:
 
 def test_at_least_one_voxel_remains() -> None:
     assert resampled_shape((2, 2, 2), (0.1, 1.0, 1.0), (5.0, 1.0, 1.0)) == (1, 2, 2)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+@pytest.mark.parametrize("flips", list(product((1, -1), repeat=3)))
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+def test_an_array_is_laid_out_as_it_is_turned(
+    order: tuple[int, ...], flips: tuple[int, ...], dtype: type
+) -> None:
+    array = np.arange(2 * 3 * 5).reshape(2, 3, 5).astype(dtype)
+    view = array.transpose(order)[tuple(slice(None, None, f) for f in flips)]
+    found = laid_out(view)
+    assert found.flags.c_contiguous
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, view)
+    assert laid_out(array) is array

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from renalplan.errors import UsageError
 from renalplan.planners.options import PlanOptions
@@ -120,3 +122,31 @@ def test_a_copied_model_can_be_asked_to_train_again(
     target = workspace.results("Dataset001_Analytic") / "copied"
     shutil.copytree(uninterrupted.parents[1], target, copy_function=shutil.copyfile)
     assert _train(workspace, "copied") == target
+
+
+def test_deterministic_trainings_end_with_the_same_weights(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    short = ["epochs=1", "iterations=2", "validation_iterations=0"]
+    try:
+        weights = [
+            (_train(workspace, name, settings=short, deterministic=True, workers=workers)
+             / "fold_0" / "whole" / "model.safetensors").read_bytes()
+            for name, workers in (("once", 0), ("twice", 1))
+        ]  # fmt: skip
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cudnn.benchmark
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert weights[0] == weights[1]
+        _train(workspace, "fast", settings=short)
+        assert not torch.are_deterministic_algorithms_enabled()
+        assert torch.backends.cudnn.benchmark
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_a_clock_is_not_the_same_twice(workspace: Workspace) -> None:
+    with pytest.raises(UsageError, match="--deterministic: under a --budget the clock decides"):
+        _train(workspace, "timed", budget="10m", deterministic=True)
+    assert not (workspace.results("Dataset001_Analytic") / "timed").exists()

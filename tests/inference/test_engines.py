@@ -83,7 +83,7 @@ def test_a_conversion_is_traced_with_a_small_patch(name: str) -> None:
     network = make().eval()
     seen: list[tuple[int, ...]] = []
     network.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape[2:])))
-    wide = (48 if patch[0] > 1 else 1, 64, 80)
+    wide = (48 if patch[0] > 1 else 1, 80, 80)
     engine = OpenVinoEngine(network, 1, wide)
     assert max(max(size) for size in seen) <= 48
     patches = torch.randn(1, 1, *wide)

@@ -185,4 +185,7 @@ def test_freed_blocks_go_back_to_the_system_at_once() -> None:
         code = HOLES.format(wanted=wanted)
         return int(subprocess.check_output([sys.executable, "-c", code], text=True))
 
-    assert freed(True) > 230 << 20 > freed(False)
+    most = 230 << 20
+    assert freed(True) > most
+    # where something lies in the heap's way, which is chance, glibc gives blocks back by itself
+    assert any(freed(False) < most for _ in range(5))

@@ -7,17 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor, nn
 
 from renalplan.errors import TrainingError, UsageError
 from renalplan.files import read_record
 from renalplan.model_folder import FINISHED, WEIGHTS, Finished, ModelFolder
 from renalplan.splits import Fold
 from renalplan.store import read_case
-from renalplan.trainers.phase import Phase, TrainedNetwork
+from renalplan.trainers.phase import TrainedNetwork
 from renalplan.trainers.sampling import PatchSource
-from renalplan.trainers.supervised import SupervisedSettings, SupervisedStage
+from renalplan.trainers.supervised import SupervisedSettings
 from renalplan.trainers.task import TrainingTask
 from renalplan.trainers.trainer import Trainer, open_or_create
 from renalplan.trainers.unet import UNet
@@ -151,31 +149,6 @@ def test_the_number_of_workers_does_not_change_the_weights(
     UNet(other, SHORT).run()
     expected = (task.fold_folder / "whole" / WEIGHTS).read_bytes()
     assert (other.fold_folder / "whole" / WEIGHTS).read_bytes() == expected
-
-
-class Exploding(SupervisedStage):
-    """Its loss is not a number from the third step on."""
-
-    def loss(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> Tensor:
-        loss = super().loss(network, batch, step)
-        return loss if step < 2 else loss * torch.nan
-
-
-class ExplodingUNet(UNet):
-    def phases(self) -> list[Phase]:
-        stage = self.task.stages[0]
-        return [Exploding(stage.name, stage, self.network_of(stage), self.settings, seed=0)]
-
-
-def test_a_loss_that_is_no_number_ends_training_and_keeps_the_last_checkpoint(
-    make_task: Callable[..., TrainingTask],
-) -> None:
-    task = make_task()
-    with pytest.raises(TrainingError, match="phase whole: the loss became nan at step 2; lower"):
-        ExplodingUNet(task, SHORT).run()
-    assert (task.fold_folder / "whole" / "checkpoint.pt").is_file()
-    assert not (task.fold_folder / "whole" / WEIGHTS).exists()
-    assert not (task.fold_folder / FINISHED).exists()
 
 
 def test_a_damaged_checkpoint_is_named(make_task: Callable[..., TrainingTask]) -> None:

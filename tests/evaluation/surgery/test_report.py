@@ -109,6 +109,21 @@ def test_the_arteries_of_a_kidney_and_what_to_clamp(kidney, scheme) -> None:  # 
     assert covered == pytest.approx(1)
 
 
+def test_two_arteries_that_feed_one_tumor_take_two_clamps(kidney, scheme) -> None:  # type: ignore[no-untyped-def]
+    """No single clamp covers it: there is no set of one, and none with an infinite loss."""
+    kidney.ball("tumor", (-16, 0, 0), 9.0)
+    for side in (-1, 1):
+        kidney.tube("renal_artery", (60, 0, 12 * side), (10, 0, 12 * side), 2.5)
+        for back in (-8, 8):
+            kidney.tube("renal_artery", (10, 0, 12 * side), (-8, back, 8 * side), 1.6)
+    (found,) = measure(kidney, scheme, error_bars=False).kidneys
+    clampings = found.tumors[0].supply.clampings
+    assert len(clampings[0].branches) == 2
+    shares = [clamping.lost_share.value for clamping in clampings]
+    assert all(share is not None and share < 1.001 for share in shares)
+    assert all(a > b for a, b in pairwise(shares))  # type: ignore[operator]
+
+
 def test_turning_the_scan_changes_nothing_by_more_than_2_percent(kidney, scheme) -> None:  # type: ignore[no-untyped-def]
     draw_patient(kidney, ((-18, -6, 22), 14.0))
     turn = Rotation.from_euler("xyz", (15, -25, 30), degrees=True)
