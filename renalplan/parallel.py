@@ -48,6 +48,12 @@ def limit_threads(threads: int) -> None:
         sys.modules["torch"].set_num_threads(threads)
 
 
+def compute_threads() -> int:
+    """Threads for computing outside torch: OMP_NUM_THREADS (see `limit_threads`), or all cores."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(usable_cores(), int(asked)) if asked.isdigit() and int(asked) else usable_cores()
+
+
 class CaseExecutor(Executor, ABC):
     """Computes calls, each of which is one case's, wherever it is."""
 

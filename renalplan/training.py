@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 from contextlib import nullcontext
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from renalplan.dataset import Case, Dataset
-from renalplan.errors import UsageError
+from renalplan.errors import DatasetError, UsageError
 from renalplan.executors import open_executor
 from renalplan.fold_validation import FoldValidation
 from renalplan.model_folder import ModelFolder
@@ -25,6 +26,7 @@ from renalplan.workspace import Workspace
 if TYPE_CHECKING:
     from renalplan.trainers.trainer import Trainer
 
+log = logging.getLogger(__name__)
 OUR_OWN = ("fold", "progress")  # what a fold that is trained elsewhere is not told
 
 
@@ -172,8 +174,8 @@ def _train_here(
                 results[fold] = train_and_validate(*within)
             if timed and timed.stop.signal:
                 break
-    if asked["fold"] == "cv" and ranks.leads():
-        _gather(ready.path, results)
+    if ranks.leads() and any(results.values()):
+        _gather(ready.path)
     stopped = timed.left_out(ready.trainers.keys() - results) if timed else None
     trained = Trained(ready.path, results, reported=ranks.leads(), stopped=stopped)
     ranks.part()
@@ -200,8 +202,8 @@ def _train_elsewhere(dask: str, asked: dict[str, Any], restart: bool) -> Trained
             "name": ready.path.name,
         }
         results = train_folds(list(ready.trainers), arguments, executor)
-    if asked["fold"] == "cv":
-        _gather(ready.path, results)
+    if any(results.values()):
+        _gather(ready.path)
     return Trained(ready.path, results)
 
 
@@ -234,14 +236,19 @@ def _folds_in(path: Path) -> set[str]:
     return {p.name.removeprefix("fold_") for p in path.glob("fold_*")}
 
 
-def _gather(path: Path, results: dict[str, dict[str, float]]) -> None:
-    """One table of the folds that were scored."""
-    folds = [fold for fold, scores in results.items() if scores]
+def _gather(path: Path) -> None:
+    """One table and page of all folds that were scored, now or by another command; two at least."""
     from renalplan.evaluation.crossval import gather_folds
+    from renalplan.evaluation.tables import PER_CASE
 
-    if not folds:
+    folders = {int(f): path / f"fold_{f}" / "validation" for f in _folds_in(path) if f.isdigit()}
+    scored = {fold: folder for fold, folder in folders.items() if (folder / PER_CASE).is_file()}
+    if len(scored) < 2:
         return
-    gather_folds({int(f): path / f"fold_{f}" / "validation" for f in folds}, path)
+    try:
+        gather_folds(scored, path)
+    except DatasetError as problem:  # another fold's table is no reason to fail this training
+        log.warning("the folds' scores are not gathered: %s", problem)
 
 
 def train_and_validate(

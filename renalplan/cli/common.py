@@ -107,7 +107,8 @@ def make_parser(name: str, text: str, example: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"renalplan {version('renalplan')}")
-    if name not in ("phantom", "evaluate", "ensemble", "surgery", "report", "dicom_seg"):
+    commands = ("phantom", "evaluate", "compare", "ensemble", "surgery", "report", "dicom_seg")
+    if name not in commands:
         parser.add_argument(
             "--workspace",
             help="folder with raw/, preprocessed/ and results/ "

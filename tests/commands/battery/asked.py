@@ -325,6 +325,11 @@ EVALUATION = [
     evaluation("margin below 0", f"surgery -s {TRUTH}/new.nii.gz -o out.json --margins -1", ("margins are [-1.0]", "0 to 50")),
     evaluation("nothing names the labels", f"surgery -s {TRUTH}/new.nii.gz -o out.json --labels nowhere", ("nowhere does not exist",)),
     evaluation("a fold there is not", f"surgery -s {TRUTH}/new.nii.gz -o out.json --folds nowhere.nii.gz", ("nowhere.nii.gz does not exist",)),
+    evaluation("tolerance NaN", f"evaluate {TRUTH} {TRUTH} -o out --tolerance nan", ("--tolerance nan", "tumor=1.5")),
+    evaluation("tolerance below 0", f"evaluate {TRUTH} {TRUTH} -o out --tolerance -1", ("--tolerance -1", "from 0 on")),
+    evaluation("label values in words", f"evaluate {TRUTH} {TRUTH} -o out --labels kidney=x", ("kidney=x", "mass=2,3")),
+    evaluation("a structure there is not", f"evaluate {TRUTH} {TRUTH} -o out --labels spleen", ("spleen", "there are kidney")),
+    evaluation("fewer pictures than none", f"evaluate {TRUTH} {TRUTH} -o out --pictures -1", ("--pictures -1", "0 (none)")),
 ]  # fmt: skip
 
 PHANTOMS = [
