@@ -39,7 +39,7 @@ from renalplan.evaluation.space import require_same_space
 from renalplan.evaluation.surface import diagonal_mm, surface_distances
 from renalplan.evaluation.surfels import surface_dice
 from renalplan.evaluation.tolerance import Tolerance
-from renalplan.files import TEMPORARY
+from renalplan.files import TEMPORARY, require_shown
 from renalplan.geometry import Shape, Spacing, box_slices, mask_box
 from renalplan.images import Volume, image_ending, read_volume
 from renalplan.labels import LabelScheme
@@ -54,15 +54,17 @@ def find_label_maps(folder: Path) -> dict[str, Path]:
     """Label files of a folder by case id (the name without its format ending), sorted.
 
     Raises:
-        DatasetError: the folder is missing, or one case is there in two formats.
+        DatasetError: the folder is missing, one case is there in two formats, or a name cannot be
+            shown.
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder; give a folder of segmentations.")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         ending = image_ending(path)
-        if ending is None or path.name.startswith((".", TEMPORARY)) or not path.is_file():
-            continue
+        if ending is None or path.name.startswith((".", TEMPORARY)):
+            continue  # but a dead link counts: a case is not lost without a word
+        require_shown(path)
         case_id = path.name.removesuffix(ending)
         if case_id in found:
             raise DatasetError(

@@ -5,6 +5,7 @@ What `--labels` asks for is read by `asked`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from renalplan.dataset import DatasetDescription
 from renalplan.errors import DatasetError
 from renalplan.evaluation.cases import present_values
 from renalplan.evaluation.tolerance import Tolerance
-from renalplan.files import read_record
+from renalplan.files import read_record, real_path
 from renalplan.images import read_volume
 from renalplan.labels import BACKGROUND, LabelScheme
 
@@ -73,8 +74,8 @@ def find_structures(
 
 def find_description(references: Path) -> Path | None:
     """The dataset.json in a folder of references or above it, if there is one."""
-    for folder in (references, references.resolve().parent):
-        if (folder / "dataset.json").is_file():
+    for folder in (references, real_path(references).parent):
+        if os.path.lexists(folder / "dataset.json"):  # one that cannot be read is said to be so
             return folder / "dataset.json"
     return None
 

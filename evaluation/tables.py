@@ -43,7 +43,8 @@ def read_table(path: Path) -> pd.DataFrame:
     except DatasetError:
         raise
     except (OSError, ValueError) as problem:  # pandas' parser errors are ValueErrors
-        raise DatasetError(f"{path} cannot be read as a table: {problem}.") from None
+        reason = " ".join(str(problem).split()).rstrip(".")  # pandas' sentences have line breaks
+        raise DatasetError(f"{path} cannot be read as a table: {reason}.") from None
     if table.empty:
         raise DatasetError(f"{path} has no rows; evaluate these cases again.")
     if not (np.isfinite(table[numbers].to_numpy()) | absent[numbers].to_numpy()).all():

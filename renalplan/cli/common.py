@@ -16,6 +16,8 @@ from pathlib import Path
 from renalplan.errors import RenalplanError, UsageError
 
 SIGPIPE_STATUS = 141  # what a shell reports of a command whose reader went away
+# another kind of entry than belongs there, a link to itself, a name no file system takes
+WRONG_KIND = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG)
 Main = Callable[[list[str] | None], int]
 
 
@@ -38,6 +40,10 @@ def command(function: Main) -> Main:
             return problem.exit_status
         except OSError as problem:
             _say(f"{name}: {_system_reason(problem)}")
+            return 1
+        except MemoryError as problem:
+            what = f" ({problem})" if str(problem) else ""
+            _say(f"{name}: memory ran out{what}; free some, or ask for less at a time.")
             return 1
         except KeyboardInterrupt:
             _say(f"{name}: interrupted; the same command continues.")
@@ -80,7 +86,14 @@ def _system_reason(problem: OSError) -> str:
     if problem.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
         return f"no space left{where}; free some and run the same command again: it continues."
     if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"no permission{where}; choose another folder or change its permissions."
+        place = f" for {problem.filename}" if problem.filename else ""
+        return f"no permission{place}; choose another folder or change its permissions."
+    if problem.errno in WRONG_KIND and problem.filename:
+        place = problem.filename2 or problem.filename
+        reason = (problem.strerror or "").lower()
+        return (
+            f"{place} cannot be used ({reason}); move away what is there, or choose another name."
+        )
     return f"{problem}"
 
 
@@ -108,10 +121,12 @@ def require_folder(out: Path) -> None:
     """An output must be a folder, or a name still free.
 
     Raises:
-        UsageError: it is a file.
+        UsageError: it, or what is to hold it, is a file or a link that leads nowhere.
     """
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"output {out} is not a folder; choose another name.")
+    there = next((path for path in (out, *out.parents) if os.path.lexists(path)), out)
+    if os.path.lexists(there) and not there.is_dir():
+        where = "" if there == out else f" ({there} is none)"
+        raise UsageError(f"output {out} is not a folder{where}; choose another name.")
 
 
 def add_task(parser: argparse.ArgumentParser) -> None:
