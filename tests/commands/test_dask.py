@@ -179,7 +179,9 @@ def test_folds_are_trained_side_by_side_and_as_they_are_here(
     kill("renalplan.fold_jobs:_has_ended")  # the process that trains goes with it
     ran = run(f"train 1 cv --name Away --dask {address} {SHORT}")
     assert ran.status == 0, ran.err
-    assert sorted(ran.err.splitlines()) == ["fold 0 is done", "fold 1 is done"]
+    # the workers of this cluster write to the same terminal
+    ours = [line for line in ran.err.splitlines() if not line.endswith(" steps")]
+    assert sorted(ours) == ["fold 0 is done", "fold 1 is done"]
     here, away = (Path("work/results") / NAME / name for name in ("UNet", "Away"))
     assert ran.out.endswith(f"model: {away}\n")
     for fold in ("0", "1"):
