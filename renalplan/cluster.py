@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,9 @@ from renalplan.on_worker import View, call, code_version, look
 from renalplan.parallel import CaseExecutor
 from renalplan.vitals import Patience
 
+ADDRESS = re.compile(
+    r"((tcp|tls|ucx|ws|wss|inproc)://)?([^\s:/]+|\[[0-9a-fA-F:]+\])(:\d+|/\d+/\d+)"
+)  # tcp://node1:8786
 CONNECT_SECONDS = 30
 WORKERS_SECONDS = 30.0  # how long a cluster may have no workers before anything is sent
 NO_WORKERS_SECONDS = 300.0  # how long it may have none later
@@ -137,6 +141,11 @@ def connect(
         raise UsageError(
             "--dask needs the package distributed: pip install 'renalplan[dask]'."
         ) from None
+    if not ADDRESS.fullmatch(address):  # its client would hang on to such a one for a minute
+        raise UsageError(
+            f"--dask {address}: that is no address of a scheduler; give it as `dask scheduler` prints "
+            "it, e.g. tcp://node1:8786."
+        )
     # what it has to say of a scheduler that dies are tracebacks; we say it in a sentence
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:

@@ -280,10 +280,13 @@ def test_an_address_where_nobody_or_no_worker_is_is_refused(
 ) -> None:
     monkeypatch.setattr("renalplan.cluster.CONNECT_SECONDS", 1)
     monkeypatch.setattr("renalplan.cluster.WORKERS_SECONDS", 0.2)
-    for address in ("tcp://127.0.0.1:9", "nonsense://x", "127.0.0.1"):
+    ran = run("check 1 --dask tcp://127.0.0.1:9")
+    assert ran.status == 2
+    assert "--dask tcp://127.0.0.1:9: no scheduler answers (" in ran.err
+    for address in ("nonsense", "nonsense://x:1", "127.0.0.1", "http://localhost:8799"):
         ran = run(f"check 1 --dask {address}")
         assert ran.status == 2
-        assert f"--dask {address}: no scheduler answers (" in ran.err
+        assert f"--dask {address}: that is no address of a scheduler; give it as" in ran.err
     with distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as nobody:
         ran = run(f"check 1 --dask {nobody.scheduler_address}")
         assert ran.status == 2

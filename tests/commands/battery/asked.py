@@ -100,7 +100,7 @@ PLANNING = [
     planning("window NaN", "plan_and_preprocess 1 --window nan 5", ("the lower first", "nan")),
     planning("plan name that leads elsewhere", "plan_and_preprocess 1 --plan_name ../x", ("'../x'", "letters, digits and _"), ),
     planning("workers below 0", "plan_and_preprocess 1 --workers -2", ("--workers -2", "0 computes")),
-    planning("cluster of no address", "plan_and_preprocess 1 --dask nowhere", ("--dask nowhere", "give its address")),
+    planning("cluster of no address", "plan_and_preprocess 1 --dask nowhere", ("--dask nowhere", "give it as")),
 ]  # fmt: skip
 
 TRAINING = [
