@@ -39,7 +39,7 @@ class OneBatch:
     made: dict[str, Tensor]
 
     @property
-    def divisible(self) -> bool:
+    def halvable(self) -> bool:
         return True
 
     def begun(self, step: int) -> dict[str, Any]:

@@ -45,32 +45,35 @@ def dice_table(summary: Summary, colours: dict[str, str]) -> str:
 
 def score_table(summary: Summary, colours: dict[str, str]) -> str:
     """Mean and sd of the other scores."""
-    names = [name for name in SCORE_HEADS if name in summary.means]
-    head = ("Structure", *(SCORE_HEADS[name] for name in names), "Tolerance")
-    rows = [
-        [
-            named(structure, colours[structure]),
-            *(mean_sd(found.scores[n], 3) if n in found.scores else NOTHING for n in names),
-            f"{found.tolerance_mm:.4g} mm",
-        ]
-        for structure, found in summary.structures.items()
-    ]
-    return table(head, rows)
+    tolerances = [f"{found.tolerance_mm:.4g} mm" for found in summary.structures.values()]
+    return _means_table(summary, colours, SCORE_HEADS, 3, "Tolerance", tolerances)
 
 
 def distance_table(summary: Summary, colours: dict[str, str]) -> str:
     """Mean and sd of every distance."""
-    names = [name for name in DISTANCE_HEADS if name in summary.means]
-    head = ("Structure", *(DISTANCE_HEADS[name] for name in names), "Largest Hausdorff")
+    largest = [f"{f.scores['hausdorff_mm'].max:.2f}" for f in summary.structures.values()]
+    return _means_table(summary, colours, DISTANCE_HEADS, 2, "Largest Hausdorff", largest)
+
+
+def _means_table(
+    summary: Summary,
+    colours: dict[str, str],
+    heads: dict[str, str],
+    digits: int,
+    last: str,
+    last_cells: list[str],
+) -> str:
+    """Mean and sd of the columns of `heads` that there are, and a last column as it is given."""
+    names = [name for name in heads if name in summary.means]
     rows = [
         [
             named(structure, colours[structure]),
-            *(mean_sd(found.scores[n], 2) if n in found.scores else NOTHING for n in names),
-            f"{found.scores['hausdorff_mm'].max:.2f}",
+            *(mean_sd(found.scores[n], digits) if n in found.scores else NOTHING for n in names),
+            cell,
         ]
-        for structure, found in summary.structures.items()
+        for (structure, found), cell in zip(summary.structures.items(), last_cells, strict=True)
     ]
-    return table(head, rows)
+    return table(("Structure", *(heads[name] for name in names), last), rows)
 
 
 def volume_table(summary: Summary, colours: dict[str, str]) -> str:

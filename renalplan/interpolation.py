@@ -37,7 +37,6 @@ def linear_matrix(size: int, new_size: int) -> NDArray[np.float32]:
     return matrix.astype(np.float32)
 
 
-@lru_cache(maxsize=256)
 def cubic_matrix(size: int, new_size: int) -> NDArray[np.float32]:
     """(new_size, size) weights of cubic B-spline interpolation, prefilter included.
 

@@ -24,14 +24,7 @@ TYPES = {  # NIfTI's data type codes
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8",
     256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
 }  # fmt: skip
-OTHER_TYPES = (
-    32,
-    128,
-    1536,
-    1792,
-    2048,
-    2304,
-)  # complex, colours, 128 bits: ITK says what they are
+OTHER_TYPES = (32, 128, 1536, 1792, 2048, 2304)  # complex, colours, 128 bits: for ITK to say
 MAGIC = {348: (344, b"n+1\0"), 540: (4, b"n+2\0")}  # size of the header -> where, what
 CHUNK_BYTES = 1 << 24
 EPSILON = float(np.finfo(np.float64).eps)  # a slope below is none, as for ITK
@@ -77,7 +70,10 @@ def read_header(path: Path) -> Header:
     Raises:
         DAMAGE: one of these, if the file is cut off or no NIfTI.
     """
-    raw = _first_bytes(path)
+    return _parsed(_first_bytes(path))
+
+
+def _parsed(raw: bytes) -> Header:
     order = "<" if struct.unpack("<i", raw[:4])[0] in (348, 540) else ">"
     if struct.unpack(order + "i", raw[:4])[0] == 540:
         kind, bits = struct.unpack_from(order + "2h", raw, 12)
@@ -115,7 +111,7 @@ def header_problem(path: Path) -> str | None:
     if len(raw) < size:
         return "is truncated: it ends inside its header; copy it again."
     try:
-        header = read_header(path)
+        header = _parsed(raw)
     except DAMAGE as problem:
         return f"cannot be read as an image: its header is damaged ({problem})."
     dims = _dims(raw, header.order)

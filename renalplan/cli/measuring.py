@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from renalplan.cli.common import command, make_parser
 
@@ -28,10 +29,7 @@ def surgery(arguments: list[str] | None = None) -> int:
     numbers = surgery_report(
         given.segmentation,
         given.out,
-        labels=given.labels,
-        margins=given.margins,
-        folds=given.folds,
-        error_bars=given.error_bars,
+        **_measuring(given),
     )
     for line in sentences(numbers):
         print(line)
@@ -68,10 +66,7 @@ def report(arguments: list[str] | None = None) -> int:
         given.image,
         given.segmentation,
         given.out,
-        labels=given.labels,
-        margins=given.margins,
-        folds=given.folds,
-        error_bars=given.error_bars,
+        **_measuring(given),
     )
     print(made.notice)
     if made.without_numbers:
@@ -127,6 +122,11 @@ def _add_labels(parser: argparse.ArgumentParser) -> None:
         help="dataset.json that names the labels, or its folder "
         "(default: beside the segmentation, or in the folder above)",
     )
+
+
+def _measuring(given: argparse.Namespace) -> dict[str, Any]:
+    """What `_add_measuring` asked for, by the names that both functions give it."""
+    return {name: getattr(given, name) for name in ("labels", "margins", "folds", "error_bars")}
 
 
 def _add_measuring(parser: argparse.ArgumentParser) -> None:
