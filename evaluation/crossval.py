@@ -17,7 +17,7 @@ from renalplan.evaluation.aggregate import Summary, summarise
 from renalplan.evaluation.cases import COLUMNS, DISTANCES, MISSING, SCORES, distances_of
 from renalplan.evaluation.evaluate import PAGE, PER_CASE, write_table
 from renalplan.evaluation.summary import summary_page
-from renalplan.files import Record, write_json, write_text
+from renalplan.files import Record, remove_leftovers, write_json, write_text
 
 CROSSVAL_CSV, CROSSVAL_JSON = "crossval.csv", "crossval.json"
 
@@ -78,6 +78,7 @@ def gather_folds(fold_folders: dict[int, Path], out: Path, *, page: bool = True)
         fold_means={name: _fold_means(tables, name) for name in overall.structures},
         overall=overall,
     )
+    remove_leftovers(out, (CROSSVAL_CSV, CROSSVAL_JSON, PAGE))
     files = [out / CROSSVAL_CSV, out / CROSSVAL_JSON]
     write_table(files[0], table)
     write_json(files[1], summary)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from renalplan.evaluation.pictures import Sources, draw_cases, find_scans
 from renalplan.evaluation.structures import Structures, find_structures
 from renalplan.evaluation.summary import summary_page
 from renalplan.executors import open_executor
-from renalplan.files import atomic_file, write_json, write_text
+from renalplan.files import atomic_file, remove_leftovers, write_json, write_text
 from renalplan.labels import LabelScheme
+from renalplan.locks import hold
 from renalplan.parallel import CaseExecutor, map_cases, of_case
 
 logger = logging.getLogger(__name__)
@@ -87,8 +89,8 @@ def evaluate_folders(
         and counts nowhere.
 
     Raises:
-        UsageError: the folders have no case in common, `cases` names one without reference, or the
-            cluster cannot do it.
+        UsageError: the folders have no case in common, `cases` names one without reference, the
+            cluster cannot do it, or another run evaluates into `out`.
         DatasetError: files that are unreadable, on different grids or with undeclared labels;
             all of them are named and nothing is written.
         WorkerError: a worker process died, or the cluster is gone.
@@ -98,14 +100,32 @@ def evaluate_folders(
         predictions, references = predictions.absolute(), references.absolute()
     out = Path(out) if out else None
     images = Path(images) if images else None
-    pairs, extra = pair_files(predictions, references, cases)
-    scans = find_scans(images) if images is not None else {}
-    files = [p for pair in pairs for p in (pair.reference, pair.prediction) if p is not None]
     if workers is None and dask is None:
         workers = 0
-    with open_executor(workers, dask, reads=tuple(files[:1] + files[-1:])) as executor:
+    with ExitStack() as stack:
+        if out is not None:
+            what = f"an evaluation is being written into {out}"
+            stack.enter_context(hold(out, "evaluation", what, ", or choose another folder"))
+            remove_leftovers(out, (PER_CASE, SUMMARY, PAGE))
+        pairs, extra = pair_files(predictions, references, cases)
+        scans = find_scans(images) if images is not None else {}
+        files = [p for pair in pairs for p in (pair.reference, pair.prediction) if p is not None]
         structures = find_structures(scheme_or_dataset_json, references, files)
-        rows = _score_all(pairs, structures.scheme, executor)
+        with open_executor(workers, dask, reads=tuple(files[:1] + files[-1:])) as executor:
+            rows = _score_all(pairs, structures.scheme, executor)
+        result = _summarised(rows, pairs, extra, structures)
+        if out is None:
+            return result
+        sources = [
+            Sources(case=p.case, reference=p.reference, prediction=p.prediction) for p in pairs
+        ]
+        return write_evaluation(result, out, sources, structures, scans, pictures)
+
+
+def _summarised(
+    rows: list[Row], pairs: list[Pair], extra: tuple[str, ...], structures: Structures
+) -> Evaluation:
+    """Table and summary; cases without a partner are told."""
     missing = tuple(pair.case for pair in pairs if pair.prediction is None)
     table = to_table(rows)
     summary = summarise(table, missing=missing, extra=extra, structure_source=structures.source)
@@ -113,11 +133,7 @@ def evaluate_folders(
         logger.warning("without prediction, counted as 0 (%d): %s", len(missing), _list(missing))
     if extra:
         logger.warning("predictions without a reference (%d): %s", len(extra), _list(extra))
-    result = Evaluation(table=table, summary=summary)
-    if out is None:
-        return result
-    sources = [Sources(case=p.case, reference=p.reference, prediction=p.prediction) for p in pairs]
-    return write_evaluation(result, out, sources, structures, scans, pictures)
+    return Evaluation(table=table, summary=summary)
 
 
 def pair_files(

@@ -6,8 +6,9 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from renalplan.errors import DatasetError, RenalplanError
 
 TEMPORARY = ".tmp-"  # every unfinished file or folder carries this prefix
+UNFINISHED = re.compile(rf"{re.escape(TEMPORARY)}\d+-(.+)")
+_unfinished: set[Path] = set()  # those of this process
 
 
 class Record(BaseModel):
@@ -36,6 +39,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    _unfinished.add(temporary)
     try:
         yield temporary
         temporary.replace(path)
@@ -46,6 +50,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
+        _unfinished.discard(temporary)
 
 
 @contextlib.contextmanager
@@ -67,6 +72,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     shutil.rmtree(temporary, ignore_errors=True)
+    _unfinished.add(temporary)
     temporary.mkdir()  # not mkdtemp: its folders are closed to the group
     try:
         yield temporary
@@ -75,17 +81,35 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        _unfinished.discard(temporary)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete what killed runs left unfinished directly inside `folder`."""
+def remove_unfinished() -> None:
+    """Delete what this process is writing, since it ends now."""
+    for path in tuple(_unfinished):
+        _remove(path)
+
+
+def remove_leftovers(folder: Path, names: Collection[str] | None = None) -> None:
+    """Delete what killed runs left unfinished directly inside `folder`.
+
+    Args:
+        folder: It need not be there.
+        names: What the files were to be called; None for all, where nobody else may be writing.
+    """
     if not folder.is_dir():
         return
     for entry in folder.glob(f"{TEMPORARY}*"):
-        if entry.is_dir():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            entry.unlink(missing_ok=True)
+        match = UNFINISHED.fullmatch(entry.name)
+        if names is None or (match and match[1] in names):
+            _remove(entry)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
