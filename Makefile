@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test torture lint types setup clean
+.PHONY: demo test torture lint types setup audit clean
 
 setup: $(STAMP)
 
@@ -47,6 +47,11 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	$(BIN)/python tests/check_types.py
+
+# Known faults of every pinned package; asks a public database.
+audit: $(STAMP)
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info

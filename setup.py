@@ -28,6 +28,7 @@ COMMANDS = {
     "renalplan_predict": "predict",
     "renalplan_ensemble": "ensemble",
     "renalplan_evaluate": "evaluate",
+    "renalplan_compare": "compare",
     "renalplan_surgery": "surgery",
     "renalplan_report": "report",
     "renalplan_dicom_seg": "dicom_seg",
@@ -101,6 +102,11 @@ setup(
             "highdicom>=0.24",
             # an independent reader of DICOM SEG; its wheels are for few platforms
             "dcmqi>=1.3; sys_platform == 'linux' and platform_machine == 'x86_64'",
+            # what our metrics are tested against
+            "surface-distance==0.1",
+            "medpy>=0.5.2,<0.6",
+            "monai>=1.4",
+            "seg-metrics>=1.2.8,<1.3",
         ],
         "lint": ["ruff>=0.15", "mypy>=1.15", "pandas-stubs"],
     },

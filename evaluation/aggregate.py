@@ -1,47 +1,65 @@
-"""Rows of all cases -> numbers for each structure: mean, spread, worst case.
+"""Rows of all cases -> numbers for each structure: mean, spread, interval, worst case.
 
 Every case has the same weight: scores are computed per case and then averaged, never pooled over
-voxels. Intervals and paired tests are not made here.
+voxels. Only lesions are also counted over all cases. Runs are compared by `comparison`.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from renalplan.evaluation.cases import (
+from renalplan.evaluation.bootstrap import RESAMPLES, intervals
+from renalplan.evaluation.columns import (
     COLUMNS,
     DISTANCES,
-    MISSING,
+    LESIONS,
     SCORES,
+    TOLERANCE,
+    VOLUMES,
     Row,
     distances_of,
+    has_lesions,
+    scores_of,
 )
+from renalplan.evaluation.detection import LEAST_IOU
 from renalplan.files import Record
 
 CONVENTIONS = (
     "Scores are computed for each case and averaged over cases; each case has the same weight.",
     "Reference and prediction both empty: every score is 1, every distance is 0 mm.",
     "Only one of them empty: every score is 0, every distance is the diagonal of the whole scan.",
-    "A case without prediction is noted as missing: in every structure it scores 0 and every "
-    "distance is the diagonal of the whole scan.",
+    "A case without prediction is noted as missing: in every structure it scores 0, every "
+    "distance is the diagonal of the whole scan, its lesions are missed, its volume is 0 ml.",
     "Voxels the reference marks as ignored are left out of scores, distances and volumes.",
-    "Distances are in mm between surface voxels, those with a face to the outside. Each compares "
-    "both directions and takes the larger: the maximum (Hausdorff), the 95th percentile, or the "
-    "mean of the nearest distances (mean surface distance, He et al. 2020, Eq. 4).",
-    "The centerline distance is Eq. 4 between the thinned masks (Lee et al. 1994). Only "
-    "structures with artery, vein, vessel or ureter in their name have one.",
+    "Distances are in mm between surface voxels, those with a face to the outside. Hausdorff, its "
+    "95th percentile and the mean surface distance (He et al. 2020, Eq. 4) take the larger of the "
+    "two directions; the average symmetric surface distance is the mean over both surfaces' voxels.",
+    "The surface Dice is the share of both surfaces' area (marching cubes) that lies within the "
+    "tolerance of the other surface.",
+    "clDice and the centerline distance (Eq. 4) compare the thinned masks (Lee et al. 1994). Only "
+    "structures with artery, vein, vessel or ureter in their name have them.",
+    f"A lesion, connected by faces, edges or corners, is found by one predicted lesion with an IoU of "
+    f"{LEAST_IOU} or more, each by another one. Only structures with tumor, cyst, mass or lesion in "
+    "their name (and not the kidney as well) have lesions. Their shares are over the lesions of all "
+    "cases together.",
     "sd is the sample standard deviation (n - 1); there is none for a single case.",
-    "Volumes are voxel counts times voxel volume, in ml.",
+    f"Intervals are 95 % percentile bootstrap intervals of the mean ({RESAMPLES} times as many cases "
+    "drawn with replacement); there is none for a single case.",
+    "Volumes are voxel counts times voxel volume, in ml; their error is prediction minus reference.",
 )
+ABSOLUTE_ERROR = "absolute_volume_error_ml"
 
 
 class Spread(Record):
-    """How one score or distance is distributed over the cases.
+    """How one score, distance or volume is distributed over the cases.
 
     Attributes:
         sd: Sample standard deviation (n - 1), None for a single case.
         min: The lowest value: the worst of a score, the best of a distance.
         max: The highest value: the best of a score, the worst of a distance.
+        ci95: 95 % bootstrap interval of the mean, None for a single case.
     """
 
     mean: float
@@ -49,6 +67,27 @@ class Spread(Record):
     median: float
     min: float
     max: float
+    ci95: tuple[float, float] | None
+
+
+class LesionSummary(Record):
+    """Lesions of one structure in all cases together.
+
+    Attributes:
+        found: Reference lesions that were found.
+        missed: Reference lesions that were not.
+        false: Predicted lesions that are none.
+        sensitivity: found / (found + missed), None without reference lesions.
+        precision: found / (found + false), None without predicted lesions.
+        false_per_case: false / cases.
+    """
+
+    found: int
+    missed: int
+    false: int
+    sensitivity: float | None
+    precision: float | None
+    false_per_case: float
 
 
 class StructureSummary(Record):
@@ -58,17 +97,21 @@ class StructureSummary(Record):
         n: Cases.
         worst_case: Id of the case of lowest Dice, the first in order if several tie.
         notes: How many cases had an empty or a missing mask, by kind.
-        volume_error_ml: Mean of predicted minus reference volume, over cases with a prediction;
-            None if there are none.
+        tolerance_mm: Of the surface Dice.
         scores: Name of a score (`dice` …, shares) or of a distance (`hausdorff_mm` …, mm) -> its
-            spread; a distance the structure does not have is not there.
+            spread; what the structure does not have is not there.
+        volumes: `reference_ml`, `predicted_ml`, `volume_error_ml` (prediction minus reference) and
+            `absolute_volume_error_ml` -> spread in ml; a missing case counts with 0 ml.
+        lesions: None if the structure is not counted in lesions.
     """
 
     n: int
     worst_case: str
     notes: dict[str, int]
-    volume_error_ml: float | None
+    tolerance_mm: float
     scores: dict[str, Spread]
+    volumes: dict[str, Spread]
+    lesions: LesionSummary | None
 
 
 class Summary(Record):
@@ -136,26 +179,50 @@ def summarise(
 def summarise_structure(rows: pd.DataFrame) -> StructureSummary:
     """Numbers of one structure from its rows, one for each case."""
     structure = str(rows["structure"].iloc[0])
-    predicted = rows[rows["note"] != MISSING]
-    error = (predicted["predicted_ml"] - predicted["reference_ml"]).mean()
     notes = rows.loc[rows["note"] != "", "note"].value_counts().sort_index()
+    scores = (*scores_of(structure), *distances_of(structure))
+    volumes = rows[list(VOLUMES)].assign(**{ABSOLUTE_ERROR: rows["volume_error_ml"].abs()})
     return StructureSummary(
         n=len(rows),
         worst_case=str(rows["case"].iloc[int(rows["dice"].to_numpy().argmin())]),
         notes={str(note): int(count) for note, count in notes.items()},
-        volume_error_ml=float(error) if len(predicted) else None,
-        scores={name: spread(rows[name]) for name in (*SCORES, *distances_of(structure))},
+        tolerance_mm=float(rows[TOLERANCE].iloc[0]),
+        scores=_spreads(rows[list(scores)]),
+        volumes=_spreads(volumes),
+        lesions=_lesions(rows) if has_lesions(structure) else None,
     )
 
 
-def spread(values: pd.Series) -> Spread:
-    """Mean, sample sd, median, minimum and maximum of at least one value."""
+def _lesions(rows: pd.DataFrame) -> LesionSummary:
+    found, missed, false = (int(rows[name].sum()) for name in LESIONS)
+    return LesionSummary(
+        found=found,
+        missed=missed,
+        false=false,
+        sensitivity=found / (found + missed) if found + missed else None,
+        precision=found / (found + false) if found + false else None,
+        false_per_case=false / len(rows),
+    )
+
+
+def _spreads(values: pd.DataFrame) -> dict[str, Spread]:
+    numbers = values.to_numpy(float)
+    return {
+        str(name): _spread(column, interval)
+        for name, column, interval in zip(
+            values.columns, numbers.T, intervals(numbers), strict=True
+        )
+    }
+
+
+def _spread(values: NDArray, interval: tuple[float, float] | None) -> Spread:
     return Spread(
         mean=float(values.mean()),
-        sd=float(values.std(ddof=1)) if len(values) > 1 else None,
-        median=float(values.median()),
+        sd=float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        median=float(np.median(values)),
         min=float(values.min()),
         max=float(values.max()),
+        ci95=interval,
     )
 
 

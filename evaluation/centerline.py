@@ -1,16 +1,20 @@
-"""How far two tubes' centerlines lie apart, in mm: the displacement of a vessel, whatever its width.
+"""How far two tubes' centerlines lie apart, in mm, and how much of each lies within the other.
 
-Only sensible for tubular structures, which are told by their names (`is_tubular`). Empty masks
-measure what `surface` states.
+Both are about a vessel's course, whatever its width. Only sensible for tubular structures, which are
+told by their names (`is_tubular`). Empty masks measure what `surface` states.
 
 Sources:
     He et al. 2020, "Dense biased networks with deep priori anatomy and hard region adaptation",
     section 3.3: mean centerline distance, Eq. 4 on centerlines thinned after Boskamp et al. 2005.
     Lee et al. 1994, "Building skeleton models via 3-D medial surface/axis thinning algorithms": the
     thinning that is used here in its place, as scikit-image has it.
+    Shit et al. 2021, "clDice - a novel topology-preserving loss function for tubular structure
+    segmentation", CVPR 2021: clDice.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import cc3d
 import numpy as np
@@ -32,14 +36,29 @@ def is_tubular(structure: str) -> bool:
     return any(part in name for part in TUBULAR)
 
 
-def centerline_distance(
-    reference: NDArray, prediction: NDArray, spacing: Spacing, scan: Shape | None = None
-) -> float:
-    """Mean centerline distance of two masks of a tubular structure: He et al. 2020, Eq. 4.
+@dataclass(frozen=True, kw_only=True)
+class Centerlines:
+    """How well two tubes follow each other.
 
-    The larger of the two directed means of the distances from each centerline voxel of one mask
-    to the nearest centerline voxel of the other. The paper thins after Boskamp et al. 2005, we
-    after Lee et al. 1994: both keep topology and leave a line one voxel wide, not the same voxels.
+    Attributes:
+        distance_mm: Mean centerline distance, He et al. 2020, Eq. 4: the larger of the two
+            directed means of the distances from each centerline voxel of one mask to the nearest
+            of the other.
+        cldice: Shit et al. 2021: harmonic mean of the share of the prediction's centerline within
+            the reference and of the reference's centerline within the prediction, from 0 to 1.
+    """
+
+    distance_mm: float
+    cldice: float
+
+
+def compare_centerlines(
+    reference: NDArray, prediction: NDArray, spacing: Spacing, scan: Shape | None = None
+) -> Centerlines:
+    """Compare two masks of a tubular structure.
+
+    He et al. thin after Boskamp et al. 2005, we after Lee et al. 1994: both keep topology and leave
+    a line one voxel wide, not the same voxels.
 
     Args:
         reference: (z, y, x) bool, or numbers where nonzero means inside.
@@ -49,7 +68,7 @@ def centerline_distance(
             the distance to an empty mask. None: the masks are the whole scan.
 
     Returns:
-        mm, between voxel centres; empty masks as in the table of `surface`.
+        Distance between voxel centres; empty masks as in the tables of `surface` and `overlap`.
 
     Raises:
         DatasetError: the masks differ in shape.
@@ -57,10 +76,16 @@ def centerline_distance(
     require_same_shape(reference, prediction)
     stated = empty_mask_mm(reference, prediction, spacing, scan)
     if stated is not None:
-        return stated
+        return Centerlines(distance_mm=stated, cldice=float(stated == 0))
     truth, found = cut_to_both(reference, prediction)
-    there, back = directed_distances(centerline_voxels(truth), centerline_voxels(found), spacing)
-    return float(max(there.mean(), back.mean()))
+    true_line, found_line = centerline_voxels(truth), centerline_voxels(found)
+    there, back = directed_distances(true_line, found_line, spacing)
+    followed, right = float(found[true_line].mean()), float(truth[found_line].mean())
+    both = followed + right
+    return Centerlines(
+        distance_mm=float(max(there.mean(), back.mean())),
+        cldice=2 * followed * right / both if both else 0.0,
+    )
 
 
 def centerline_voxels(mask: NDArray) -> NDArray:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from renalplan.errors import UsageError
-from renalplan.evaluation.cases import MISSING
-from renalplan.evaluation.crossval import read_table
-from renalplan.evaluation.evaluate import PER_CASE
+from renalplan.evaluation.columns import MISSING
+from renalplan.evaluation.tables import PER_CASE, read_table
 
 Dice = dict[str, float]  # structure -> mean over all held-out cases
 

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
-import numpy as np
 import pandas as pd
 
 from renalplan.errors import DatasetError, UsageError
 from renalplan.evaluation.aggregate import Summary, summarise
-from renalplan.evaluation.cases import COLUMNS, DISTANCES, MISSING, SCORES, distances_of
-from renalplan.evaluation.evaluate import PAGE, PER_CASE, write_table
+from renalplan.evaluation.columns import COLUMNS, MISSING, TOLERANCE, distances_of, scores_of
+from renalplan.evaluation.evaluate import PAGE
+from renalplan.evaluation.figures import colour_of
+from renalplan.evaluation.page import named, section
+from renalplan.evaluation.page import table as html_table
 from renalplan.evaluation.summary import summary_page
+from renalplan.evaluation.tables import PER_CASE, read_table, write_table
 from renalplan.files import Record, remove_leftovers, write_json, write_text
 
-CROSSVAL_CSV, CROSSVAL_JSON = "crossval.csv", "crossval.json"
+CROSSVAL_CSV, CROSSVAL_JSON, CROSSVAL_PAGE = "crossval.csv", "crossval.json", "crossval.html"
 
 
 class CrossValidationSummary(Record):
@@ -53,17 +57,18 @@ class CrossValidation:
 
 
 def gather_folds(fold_folders: dict[int, Path], out: Path, *, page: bool = True) -> CrossValidation:
-    """Join the folds' tables and write crossval.csv, crossval.json and summary.html.
+    """Join the folds' tables and write crossval.csv, crossval.json and crossval.html.
 
     Args:
         fold_folders: Fold -> the folder that holds its per_case.csv.
         out: Folder to write into.
-        page: Also write summary.html (without pictures; the folds' own pages have them).
+        page: Also write crossval.html (without pictures; it links the folds' own pages, which have
+            them).
 
     Raises:
         UsageError: there is no fold.
         DatasetError: a per_case.csv is missing or not one of ours, a case is in two folds, or the
-            folds do not score the same structures.
+            folds do not score the same structures with the same tolerance.
     """
     if not fold_folders:
         raise UsageError("a cross-validation needs at least one fold; none was given.")
@@ -78,52 +83,18 @@ def gather_folds(fold_folders: dict[int, Path], out: Path, *, page: bool = True)
         fold_means={name: _fold_means(tables, name) for name in overall.structures},
         overall=overall,
     )
-    remove_leftovers(out, (CROSSVAL_CSV, CROSSVAL_JSON, PAGE))
+    remove_leftovers(out, (CROSSVAL_CSV, CROSSVAL_JSON, CROSSVAL_PAGE))
     files = [out / CROSSVAL_CSV, out / CROSSVAL_JSON]
     write_table(files[0], table)
     write_json(files[1], summary)
     if page:
-        files.append(out / PAGE)
+        files.append(out / CROSSVAL_PAGE)
         title = f"Cross-validation, {len(tables)} fold{'s' if len(tables) > 1 else ''}"
-        write_text(files[2], summary_page(table, overall, [], title))
+        write_text(
+            files[2],
+            summary_page(table, overall, [], title, _folds_section(summary, fold_folders, out)),
+        )
     return CrossValidation(table=table, summary=summary, files=tuple(files))
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a per_case.csv; case ids stay text, also `007` and `NA`.
-
-    Raises:
-        DatasetError: the file is missing, empty, damaged or lacks a column.
-    """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        if lacking := [name for name in COLUMNS if name not in table.columns]:
-            raise DatasetError(f"{path} lacks the columns {lacking}; evaluate this fold again.")
-        numbers = [name for name in COLUMNS if name not in ("case", "structure", "note")]
-        absent = _without(table)
-        table[numbers] = table[numbers].mask(absent[numbers], "nan")
-        # from text, since pandas' own reading of numbers rounds the last digit
-        table[numbers] = table[numbers].astype(float)
-    except FileNotFoundError:
-        raise DatasetError(f"{path} does not exist; evaluate this fold first.") from None
-    except DatasetError:
-        raise
-    except (OSError, ValueError) as problem:  # pandas' parser errors are ValueErrors
-        raise DatasetError(f"{path} cannot be read as a table: {problem}.") from None
-    if table.empty:
-        raise DatasetError(f"{path} has no rows; evaluate this fold again.")
-    if not (np.isfinite(table[numbers].to_numpy()) | absent[numbers].to_numpy()).all():
-        raise DatasetError(f"{path} has numbers that are not finite; evaluate this fold again.")
-    return table
-
-
-def _without(table: pd.DataFrame) -> pd.DataFrame:
-    """Where an empty cell is right: in the distances that the row's structure does not have."""
-    absent = pd.DataFrame(False, index=table.index, columns=table.columns)
-    for name in DISTANCES:
-        lacking = [name not in distances_of(structure) for structure in table["structure"]]
-        absent[name] = np.array(lacking, bool) & (table[name] == "").to_numpy()
-    return absent
 
 
 def _require_one_sample(tables: dict[int, pd.DataFrame], folders: dict[int, Path]) -> None:
@@ -136,6 +107,12 @@ def _require_one_sample(tables: dict[int, pd.DataFrame], folders: dict[int, Path
                 f"{folders[fold] / PER_CASE} and fold {first} do not score the same structures: "
                 f"{sorted(odd)} is only in one of them; evaluate both with one dataset.json."
             )
+        mixed = pd.concat([tables[first], table]).groupby("structure")[TOLERANCE].nunique()
+        if (mixed > 1).any():
+            raise DatasetError(
+                f"{folders[fold] / PER_CASE} and fold {first} have different tolerances of "
+                f"{mixed.idxmax()}; evaluate both with one --tolerance."
+            )
         for case in table["case"].unique():
             if case in owner:
                 raise DatasetError(
@@ -145,11 +122,32 @@ def _require_one_sample(tables: dict[int, pd.DataFrame], folders: dict[int, Path
             owner[case] = fold
 
 
+def _folds_section(
+    summary: CrossValidationSummary, folders: dict[int, Path], out: Path
+) -> tuple[str, ...]:
+    """Mean Dice of every fold, with links to the folds' own pages where there are any."""
+    folds = list(summary.cases_of_folds)
+    colours = colour_of(tuple(summary.fold_means))
+    heads = []
+    for fold in folds:
+        name, page = f"Fold {fold}", folders[fold] / PAGE
+        if page.is_file() and page.resolve().is_relative_to(out.resolve()):
+            link = quote(page.resolve().relative_to(out.resolve()).as_posix())
+            name = f'<a href="{link}">{name}</a>'
+        heads.append(name)
+    rows = [
+        [named(structure, colours[structure]), *(f"{means['dice'][f]:.3f}" for f in folds)]
+        for structure, means in summary.fold_means.items()
+    ]
+    rows.append(["Cases", *(str(count) for count in summary.cases_of_folds.values())])
+    return tuple(section("Mean Dice of each fold", html_table(("Structure", *heads), rows)))
+
+
 def _fold_means(tables: dict[int, pd.DataFrame], structure: str) -> dict[str, dict[int, float]]:
     return {
         name: {
             fold: float(table.loc[table["structure"] == structure, name].mean())
             for fold, table in tables.items()
         }
-        for name in (*SCORES, *distances_of(structure))
+        for name in (*scores_of(structure), *distances_of(structure))
     }

@@ -7,7 +7,7 @@ Decides which files belong together and what happens to those without a partner;
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +16,23 @@ import pandas as pd
 
 from renalplan.errors import DatasetError, RenalplanError, UsageError
 from renalplan.evaluation.aggregate import Summary, by_case, summarise, to_table
-from renalplan.evaluation.cases import Row, evaluate_case, find_label_maps, missed_case
+from renalplan.evaluation.asked import choose_structures
+from renalplan.evaluation.cases import evaluate_case, find_label_maps, missed_case
+from renalplan.evaluation.columns import Row
 from renalplan.evaluation.pictures import Sources, draw_cases, find_scans
-from renalplan.evaluation.structures import Structures, find_structures
+from renalplan.evaluation.structures import Structures
 from renalplan.evaluation.summary import summary_page
+from renalplan.evaluation.tables import PER_CASE, write_table
+from renalplan.evaluation.tolerance import parse_tolerance
 from renalplan.executors import open_executor
-from renalplan.files import atomic_file, remove_leftovers, write_json, write_text
+from renalplan.files import remove_leftovers, write_json, write_text
 from renalplan.labels import LabelScheme
 from renalplan.locks import hold
 from renalplan.parallel import CaseExecutor, map_cases, of_case
 
 logger = logging.getLogger(__name__)
 
-PER_CASE, SUMMARY, PAGE = "per_case.csv", "summary.json", "summary.html"
+SUMMARY, PAGE = "summary.json", "summary.html"
 SHOWN = 12  # names or problems listed in one message
 
 
@@ -66,7 +70,9 @@ def evaluate_folders(
     *,
     dask: str | None = None,
     cases: Collection[str] | None = None,
-    pictures: int = 12,
+    pictures: int | None = 12,
+    labels: Sequence[str] = (),
+    tolerance: Sequence[str] = (),
 ) -> Evaluation:
     """Score every reference case; predictions are found by file name without its ending.
 
@@ -78,10 +84,12 @@ def evaluate_folders(
         out: Folder for per_case.csv, summary.json and summary.html; None writes nothing.
         images: Folder of the scans (`case_0000.nii.gz` or `case.nii.gz`) for the pictures.
         workers: Processes; 0 or None computes here.
-        dask: Address of a dask scheduler whose workers score instead; they must see the files
-            under the same names, and `workers` must be None.
+        dask: Address of a dask scheduler whose workers score and draw instead; they must see the
+            files under the same names, and `workers` must be None.
         cases: The reference cases to score, e.g. one fold's; None scores all.
-        pictures: How many cases the page shows, the worst ones first; 0 for none.
+        pictures: How many cases the page shows, the worst ones first; 0 for none, None for all.
+        labels: Which structures, in the words of `--labels`; none: all there are.
+        tolerance: Of the surface Dice, in the words of `--tolerance`.
 
     Returns:
         Table and summary. A reference without prediction counts as a failed case (score 0,
@@ -90,16 +98,18 @@ def evaluate_folders(
 
     Raises:
         UsageError: the folders have no case in common, `cases` names one without reference, the
-            cluster cannot do it, or another run evaluates into `out`.
+            cluster cannot do it, another run evaluates into `out`, or `labels` or `tolerance` are not
+            what they have to be.
         DatasetError: files that are unreadable, on different grids or with undeclared labels;
             all of them are named and nothing is written.
         WorkerError: a worker process died, or the cluster is gone.
     """
     predictions, references = Path(predictions), Path(references)
+    tolerated = parse_tolerance(tolerance)
     if dask is not None:
         predictions, references = predictions.absolute(), references.absolute()
+        images = Path(images).absolute() if images else None
     out = Path(out) if out else None
-    images = Path(images) if images else None
     if workers is None and dask is None:
         workers = 0
     with ExitStack() as stack:
@@ -108,24 +118,27 @@ def evaluate_folders(
             stack.enter_context(hold(out, "evaluation", what, ", or choose another folder"))
             remove_leftovers(out, (PER_CASE, SUMMARY, PAGE))
         pairs, extra = pair_files(predictions, references, cases)
-        scans = find_scans(images) if images is not None else {}
+        scans = find_scans(Path(images)) if images else {}
         files = [p for pair in pairs for p in (pair.reference, pair.prediction) if p is not None]
-        structures = find_structures(scheme_or_dataset_json, references, files)
-        with open_executor(workers, dask, reads=tuple(files[:1] + files[-1:])) as executor:
-            rows = _score_all(pairs, structures.scheme, executor)
+        seen = (*files[:1], *files[-1:], *list(scans.values())[:1])
+        executor = stack.enter_context(open_executor(workers, dask, reads=seen))
+        structures = choose_structures(scheme_or_dataset_json, labels, tolerated, references, files)
+        rows = _score_all(pairs, structures, executor)
         result = _summarised(rows, pairs, extra, structures)
         if out is None:
             return result
         sources = [
-            Sources(case=p.case, reference=p.reference, prediction=p.prediction) for p in pairs
+            Sources(
+                case=p.case, reference=p.reference, prediction=p.prediction, scan=scans.get(p.case)
+            )
+            for p in pairs
         ]
-        return write_evaluation(result, out, sources, structures, scans, pictures)
+        return _write(result, out, sources, structures, pictures, executor)
 
 
 def _summarised(
     rows: list[Row], pairs: list[Pair], extra: tuple[str, ...], structures: Structures
 ) -> Evaluation:
-    """Table and summary; cases without a partner are told."""
     missing = tuple(pair.case for pair in pairs if pair.prediction is None)
     table = to_table(rows)
     summary = summarise(table, missing=missing, extra=extra, structure_source=structures.source)
@@ -158,33 +171,27 @@ def pair_files(
     return pairs, tuple(case for case in found if case not in truth)
 
 
-def write_evaluation(
+def _write(
     result: Evaluation,
     out: Path,
     sources: list[Sources],
     structures: Structures,
-    scans: dict[str, Path],
-    pictures: int,
+    pictures: int | None,
+    executor: CaseExecutor,
 ) -> Evaluation:
     """Write the three files into `out`, each by rename, numbers before pictures."""
     paths = (out / PER_CASE, out / SUMMARY, out / PAGE)
     write_table(paths[0], result.table)
     write_json(paths[1], result.summary)
-    drawn = draw_cases(by_case(result.table), sources, structures, scans, pictures)
+    drawn = draw_cases(by_case(result.table), sources, structures, pictures, executor)
     write_text(paths[2], summary_page(result.table, result.summary, drawn))
     return Evaluation(table=result.table, summary=result.summary, files=paths)
 
 
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as CSV by rename, numbers in full precision."""
-    with atomic_file(path) as temporary:
-        table.to_csv(temporary, index=False)
-
-
-def _score_all(pairs: list[Pair], scheme: LabelScheme, executor: CaseExecutor) -> list[Row]:
+def _score_all(pairs: list[Pair], structures: Structures, executor: CaseExecutor) -> list[Row]:
     rows: dict[str, list[Row]] = {}
     problems: dict[str, RenalplanError] = {}
-    for pair, result in map_cases(_score_pair, pairs, scheme, executor=executor):
+    for pair, result in map_cases(_score_pair, pairs, structures, executor=executor):
         if isinstance(result, RenalplanError):
             problems[pair.case] = of_case(pair.case, result)
         else:
@@ -198,10 +205,11 @@ def _score_all(pairs: list[Pair], scheme: LabelScheme, executor: CaseExecutor) -
     return [row for pair in pairs for row in rows[pair.case]]
 
 
-def _score_pair(pair: Pair, scheme: LabelScheme) -> list[Row]:
+def _score_pair(pair: Pair, structures: Structures) -> list[Row]:
+    how = (structures.scheme, structures.tolerance, structures.declared)
     if pair.prediction is None:
-        return missed_case(pair.case, pair.reference, scheme)
-    return evaluate_case(pair.case, pair.prediction, pair.reference, scheme)
+        return missed_case(pair.case, pair.reference, *how)
+    return evaluate_case(pair.case, pair.prediction, pair.reference, *how)
 
 
 def _list(names: Collection[str]) -> str:

@@ -30,6 +30,7 @@ PAPER, INK = "#14171a", "#d5dade"
 WIDTH_INCHES, HEIGHT_INCHES, DPI = 11.0, 3.7, 110  # at most; the panels' shapes decide
 SLOT_INCHES = 1.25  # at least so much room for a panel, so that its title fits above it
 GAP_INCHES, TITLE_INCHES, LINE_INCHES = 0.12, 0.3, 0.2
+JPEG_QUALITY = 85  # contours stay sharp
 LONGEST_NAME = 28  # letters of a structure's name in the legend
 
 
@@ -83,8 +84,8 @@ def overlay_png(
         temporary.write_bytes(content)
 
 
-def overlay_bytes(scene: Scene) -> bytes:
-    """Draw a scene, as the bytes of a PNG file."""
+def overlay_bytes(scene: Scene, *, small: bool = False) -> bytes:
+    """Draw a scene, as the bytes of a PNG file, or of a JPEG file a third as large."""
     box = scene.box
     sizes = [(stop - start) * step for (start, stop), step in zip(box, scene.spacing, strict=True)]
     # width over height in mm of each panel; all panels get one height on paper
@@ -112,7 +113,10 @@ def overlay_bytes(scene: Scene) -> bytes:
         left += slot + GAP_INCHES
     _draw_legend(figure, scene, columns)
     buffer = io.BytesIO()
-    canvas.print_png(buffer, metadata={"Software": None})
+    if small:
+        canvas.print_jpg(buffer, pil_kwargs={"quality": JPEG_QUALITY})
+    else:
+        canvas.print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
 
 

@@ -1,15 +1,20 @@
-"""Which structures are scored: those asked for, else a nearby dataset.json's, else all present."""
+"""Which structures are scored: those asked for, else a nearby dataset.json's, else all present.
+
+What `--labels` asks for is read by `asked`.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from renalplan.dataset import DatasetDescription
 from renalplan.errors import DatasetError
 from renalplan.evaluation.cases import present_values
-from renalplan.files import read_record
+from renalplan.evaluation.tolerance import Tolerance
+from renalplan.files import read_record, real_path
 from renalplan.images import read_volume
 from renalplan.labels import BACKGROUND, LabelScheme
 
@@ -22,11 +27,15 @@ class Structures:
         scheme: Names and label values.
         ct: Whether the first channel is CT; None if nothing says so.
         source: Where the names come from, for the reader of the summary.
+        declared: Values the label files may hold, scored or not; empty: any.
+        tolerance: Of the surface Dice.
     """
 
     scheme: LabelScheme
     ct: bool | None = None
     source: str = ""
+    declared: tuple[int, ...] = ()
+    tolerance: Tolerance = field(default_factory=Tolerance)
 
 
 def find_structures(
@@ -45,12 +54,11 @@ def find_structures(
         DatasetError: dataset.json is not valid, or there is neither a dataset.json nor any label.
     """
     if isinstance(given, LabelScheme):
-        return Structures(scheme=given)
+        return Structures(scheme=given, declared=given.all_values)
     if given is not None:
-        return _described(given / "dataset.json" if given.is_dir() else given)
-    for folder in (references, references.resolve().parent):
-        if (folder / "dataset.json").is_file():
-            return _described(folder / "dataset.json")
+        return described(given / "dataset.json" if given.is_dir() else given)
+    if (beside := find_description(references)) is not None:
+        return described(beside)
     values = sorted({v for path in files for v in _values(path)} - {0})
     if not values:
         raise DatasetError(
@@ -64,12 +72,27 @@ def find_structures(
     return Structures(scheme=scheme, source="the values present in the files")
 
 
-def _described(path: Path) -> Structures:
+def find_description(references: Path) -> Path | None:
+    """The dataset.json in a folder of references or above it, if there is one."""
+    for folder in (references, real_path(references).parent):
+        if os.path.lexists(folder / "dataset.json"):  # one that cannot be read is said to be so
+            return folder / "dataset.json"
+    return None
+
+
+def described(path: Path) -> Structures:
+    """All structures of a dataset.json.
+
+    Raises:
+        DatasetError: it is missing or not valid.
+    """
     description = read_record(path, DatasetDescription)
+    scheme = description.scheme(str(path))
     return Structures(
-        scheme=description.scheme(str(path)),
+        scheme=scheme,
         ct=description.channels[0].upper() == "CT",
         source="dataset.json",
+        declared=scheme.all_values,
     )
 
 

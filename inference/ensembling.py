@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from renalplan.errors import PredictionError, RenalplanError, UsageError
-from renalplan.files import Record, read_record, remove_leftovers, value_hash, write_json
+from renalplan.files import (
+    Record,
+    read_record,
+    real_path,
+    remove_leftovers,
+    value_hash,
+    write_json,
+)
 from renalplan.geometry import Orientation
 from renalplan.images import write_volume
 from renalplan.inference.fields import slab_ranges
@@ -120,7 +127,7 @@ class Ensemble:
 
     def job(self) -> str:
         """Fingerprint of folders, weights and rules."""
-        folders = [str(folder.resolve()) for folder in self.folders]
+        folders = [str(real_path(folder)) for folder in self.folders]
         rules = [rule.model_dump(mode="json") for rule in self.rules]
         return value_hash([folders, self.weights, rules])
 
@@ -248,7 +255,7 @@ def _earlier_inputs(ensemble: Ensemble, out: Path, overwrite: bool) -> dict[str,
     """What an earlier run of the same job averaged here, and from which files."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"output {out} is not a folder; choose another name.")
-    if out.resolve() in [folder.resolve() for folder in ensemble.folders]:
+    if real_path(out) in [real_path(folder) for folder in ensemble.folders]:
         raise UsageError(f"the output {out} is also an input; choose another folder.")
     if (out / PREDICT_REPORT).is_file():
         raise UsageError(f"{out} holds predictions of a model; choose another output folder.")

@@ -15,7 +15,7 @@ from typing import Any
 from renalplan.dataset import CHANNEL_SUFFIX, find_images, require_channels
 from renalplan.dicom import Series, find_series, is_dicom, read_series
 from renalplan.errors import DatasetError, PredictionError, UsageError
-from renalplan.files import value_hash
+from renalplan.files import real_path, require_shown, value_hash
 from renalplan.images import ENDINGS, Volume, image_ending, read_channels, read_grid
 from renalplan.inference.room import Room
 
@@ -97,7 +97,8 @@ def require_apart(images: Path, out: Path) -> None:
     Raises:
         UsageError: it lies there, or is the input.
     """
-    if images.resolve() == out.resolve() or images.resolve() in out.resolve().parents:
+    there, target = real_path(images), real_path(out)
+    if there == target or there in target.parents:
         raise UsageError(f"the output {out} lies inside the input {images}; choose another folder.")
 
 
@@ -133,6 +134,7 @@ def find_scans(path: Path, channels: tuple[str, ...]) -> Iterator[ScanFiles]:
             "case_0000, case_0001 and so on."
         )
     for file in plain:
+        require_shown(file)
         ending = image_ending(file) or ".nii.gz"
         yield ScanFiles(id=file.name.removesuffix(ending), images=(file,), ending=ending)
     _say_what_is_left_out(path, set(plain))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from renalplan.errors import UsageError
+from renalplan.files import real_path
 
 
 def require_once(members: Sequence[Path | str]) -> None:
@@ -15,7 +16,7 @@ def require_once(members: Sequence[Path | str]) -> None:
     Raises:
         UsageError: one is.
     """
-    known = [Path(member).resolve() for member in members]
+    known = [real_path(Path(member)) for member in members]
     for number, member in enumerate(members):
         if known[number] in known[:number]:
             raise UsageError(f"{member} is given twice; use --weights to have it count more.")

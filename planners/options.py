@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from renalplan.errors import UsageError
 
+SPACINGS_MM = (0.01, 100.0)  # beyond, a scan has no voxels or more than any memory
 CASCADES = ("auto", "none", "locate", "lowres")
 
 
@@ -40,13 +43,22 @@ class PlanOptions:
     name: str | None = None
 
     def __post_init__(self) -> None:
-        if self.gpu_memory_gb is not None and not self.gpu_memory_gb > 0:
+        if self.gpu_memory_gb is not None and not 0 < self.gpu_memory_gb < math.inf:
             raise UsageError(f"gpu_memory must be above 0 GB, it is {self.gpu_memory_gb}.")
         if self.cascade not in CASCADES:
             raise UsageError(f"cascade must be one of {', '.join(CASCADES)}; not {self.cascade!r}.")
         if self.spacing is not None and not min(self.spacing) > 0:
             raise UsageError(f"spacing must be above 0 mm along every axis, it is {self.spacing}.")
-        if self.window is not None and not self.window[0] < self.window[1]:
+        if self.spacing is not None and not (
+            SPACINGS_MM[0] <= min(self.spacing) and max(self.spacing) <= SPACINGS_MM[1]
+        ):
+            raise UsageError(
+                f"spacing must lie between {SPACINGS_MM[0]:g} and {SPACINGS_MM[1]:g} mm, it is "
+                f"{self.spacing}."
+            )
+        if self.name is not None and not re.fullmatch(r"[A-Za-z0-9_]+", self.name):
+            raise UsageError(f"a plan's name has letters, digits and _ only, not {self.name!r}.")
+        if self.window is not None and not -math.inf < self.window[0] < self.window[1] < math.inf:
             raise UsageError(f"window must be two HU, the lower first, it is {self.window}.")
         if not 2 <= self.base_features <= self.max_features:
             raise UsageError(

@@ -19,6 +19,7 @@ _PUBLIC = {
     "export_model": "renalplan.sharing",
     "install_model": "renalplan.sharing",
     "evaluate_folders": "renalplan.evaluation.evaluate",
+    "compare_runs": "renalplan.evaluation.comparison",
     "surgery_report": "renalplan.evaluation.surgery.report",
     "patient_report": "renalplan.evaluation.report.make",
     "write_dicom_seg": "renalplan.evaluation.report.dicom_seg",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from renalplan.boxes import BOXES, LabelBox, read_boxes
 from renalplan.errors import DatasetError
-from renalplan.files import TEMPORARY, read_record
+from renalplan.files import TEMPORARY, read_record, require_shown
 from renalplan.images import ENDINGS
 from renalplan.labels import LabelScheme, scheme_from_json
 
@@ -101,7 +102,7 @@ class Dataset:
         if not folder.is_dir():
             raise DatasetError(f"{folder} is not a folder; give a dataset folder.")
         path = folder / "dataset.json"
-        if not path.is_file():
+        if not os.path.lexists(path):
             raise DatasetError(
                 f"{folder} has no dataset.json; it must be an nnU-Net-style dataset folder with "
                 "dataset.json, imagesTr and labelsTr."
@@ -168,7 +169,7 @@ class Dataset:
             DatasetError: it has neither.
         """
         label = self.folder / "labelsTr" / f"{case_id}{self.description.file_ending}"
-        if label.is_file():
+        if os.path.lexists(label):  # what is wrong with a link or a folder, reading it says
             return label
         if case_id in boxes:
             return None
@@ -239,7 +240,8 @@ def find_images(folder: Path, ending: str | None = None) -> dict[str, dict[int, 
         ending: The one format to look for; None takes any format we read.
 
     Raises:
-        DatasetError: the folder is missing, or one case and channel is there in two formats.
+        DatasetError: the folder is missing, one case and channel is there in two formats, or a name
+            cannot be shown.
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder.")
@@ -248,6 +250,8 @@ def find_images(folder: Path, ending: str | None = None) -> dict[str, dict[int, 
         if path.name.startswith((".", TEMPORARY)):
             continue
         kind = next((e for e in ((ending,) if ending else ENDINGS) if path.name.endswith(e)), None)
+        if kind:
+            require_shown(path)
         match = CHANNEL_SUFFIX.match(path.name.removesuffix(kind)) if kind else None
         if match is None:
             continue

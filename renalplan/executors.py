@@ -37,8 +37,10 @@ def open_executor(
         case_seconds: How long a cluster may finish no case at all; None takes the default.
 
     Raises:
-        UsageError: both `workers` and `dask` are given, or the cluster cannot do the work.
+        UsageError: `workers` is negative, both `workers` and `dask` are given, or the cluster cannot do the work.
     """
+    if workers is not None and workers < 0:
+        raise UsageError(f"--workers {workers} is not possible; 0 computes in this process alone.")
     if dask is None:
         count = default_workers(cases) if workers is None else workers
         with Processes(count) if count > 0 else Here() as executor:

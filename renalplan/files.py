@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -68,7 +69,11 @@ def writing(path: Path, *errors: type[Exception]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder; it becomes `path` (replacing it) when the block ends well."""
+    """Yield an empty temporary folder; it becomes `path` (replacing it) when the block ends well.
+
+    If the block raises, nothing is left behind, nor are folders that were made to hold it.
+    """
+    made = [folder for folder in path.parents if not folder.exists()]  # the innermost first
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -82,6 +87,26 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         _unfinished.discard(temporary)
+        with contextlib.suppress(OSError):  # one that is not empty stays, with all that hold it
+            for folder in made:
+                folder.rmdir()
+
+
+def real_path(path: Path) -> Path:
+    """Its absolute name without links; of a link to itself whatever there is, where `resolve` raises."""
+    return Path(os.path.realpath(path))
+
+
+def require_shown(path: Path) -> None:
+    """Refuse a file name that cannot be printed as it is: line breaks, a terminal's commands, no UTF-8.
+
+    Raises:
+        DatasetError: it has such characters.
+    """
+    if not path.name.isprintable():
+        raise DatasetError(
+            f"{path.parent}: the file name {path.name!a} has characters that cannot be shown; rename it."
+        )
 
 
 def remove_unfinished() -> None:
@@ -134,18 +159,41 @@ def read_json(path: Path, error: type[RenalplanError] = DatasetError) -> Any:
     """Read JSON.
 
     Raises:
-        error: the file is missing, unreadable or not JSON; the sentence names the line.
+        error: the file is missing, unreadable or not JSON, an object has a key twice, or a number is not
+            finite; the sentence names the place where there is one.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return json.loads(
+            text, object_pairs_hook=_once_each, parse_constant=_finite, parse_float=_finite
+        )
     except FileNotFoundError:
         raise error(f"{path} does not exist.") from None
-    except (OSError, UnicodeDecodeError, RecursionError) as problem:
-        raise error(f"{path} cannot be read: {problem}.") from None
+    except OSError as problem:
+        reason = problem.strerror or str(problem)
+        raise error(f"{path} cannot be read: {reason}; it must be a file you may read.") from None
     except json.JSONDecodeError as problem:
-        raise error(
-            f"{path} is not valid JSON: line {problem.lineno}, column {problem.colno}: {problem.msg}."
-        ) from None
+        place = f"line {problem.lineno}, column {problem.colno}"
+        raise error(f"{path} is not valid JSON: {place}: {problem.msg}; repair it.") from None
+    except (ValueError, RecursionError) as problem:  # other text than UTF-8, endless numbers
+        raise error(f"{path} cannot be read: {problem}; repair it.") from None
+
+
+def _finite(text: str) -> float:
+    """A number; the standard library also takes NaN and Infinity, which JSON does not have."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is no number that counts")
+    return value
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; the standard library would take the last of two values without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} is there twice in one object")
+    return found
 
 
 def read_record(

@@ -15,6 +15,7 @@ from renalplan import nifti
 from renalplan.errors import DatasetError
 from renalplan.files import atomic_file
 from renalplan.geometry import Grid, Orientation, Shape, Spacing, laid_out
+from renalplan.text_headers import text_header_problem
 
 UNREADABLE: tuple[type[Exception], ...] = (RuntimeError, MemoryError, *nifti.DAMAGE)
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -53,10 +54,13 @@ def read_grid(path: Path) -> Grid:
     """Read a file's header only.
 
     Raises:
-        DatasetError: the file is missing, is no image, is not a 3-D scalar image, or its header
-            describes no possible grid (zero spacing, singular direction).
+        DatasetError: the file is missing, is no image, is not a 3-D scalar image, keeps its voxels
+            in another file, or its header describes no possible grid (zero spacing, singular
+            direction).
     """
     _require_file(path)
+    if problem := _header_problem(path):
+        raise DatasetError(f"{path} {problem}")
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -96,6 +100,8 @@ def _check_grid(path: Path, grid: Grid) -> None:
         raise DatasetError(f"{path} is empty: its size is {grid.size} voxels.")
     if min(grid.spacing) <= 0 or not np.isfinite(grid.spacing).all():
         raise DatasetError(f"{path} has spacing {grid.spacing} mm; all three must be above 0.")
+    if not np.isfinite(grid.origin).all():
+        raise DatasetError(f"{path} has its origin at {grid.origin} mm; repair its header.")
     values = np.asarray(grid.direction).reshape(3, 3)
     if not np.isfinite(values).all() or abs(np.linalg.det(values)) < 1e-3:
         raise DatasetError(f"{path} has a direction matrix without volume: {grid.direction}.")
@@ -244,11 +250,26 @@ def image_ending(path: Path) -> str | None:
     return next((ending for ending in ENDINGS if path.name.endswith(ending)), None)
 
 
+def _header_problem(path: Path) -> str | None:
+    """What a file's first bytes say against it: formats are told by them, not guessed by ITK."""
+    if path.name.endswith(nifti.ENDINGS):
+        return nifti.header_problem(path)
+    return text_header_problem(path)
+
+
 def _require_file(path: Path) -> None:
     if not path.exists():
+        if path.is_symlink():
+            raise DatasetError(f"{path} is a link that leads nowhere; link or copy the file again.")
         raise DatasetError(f"{path} does not exist.")
     if not path.is_file():
         raise DatasetError(f"{path} is not a file.")
+    try:
+        path.open("rb").close()  # ITK does not tell it from a file of another format
+    except OSError as problem:
+        raise DatasetError(
+            f"{path} cannot be read: {problem.strerror}; change its permissions or copy it again."
+        ) from None
 
 
 def _itk_reason(problem: Any) -> str:

@@ -65,7 +65,8 @@ def quick_check(dataset: Dataset) -> None:
     problems, cases = list_cases(dataset)
     for case in cases:
         found, grids = _grid_problems(case)
-        problems += [*found, *(_truncated(path) for path in grids if is_truncated(path))]
+        # first what may be why grids differ
+        problems += [*(_truncated(path) for path in grids if is_truncated(path)), *found]
     if not problems:
         return
     more = ""

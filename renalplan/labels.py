@@ -150,10 +150,12 @@ def scheme_from_json(
     """Build the scheme from dataset.json's entries, checking that they fit together.
 
     Raises:
-        DatasetError: no background, duplicate or gapped values, regions without
+        DatasetError: a name that cannot be shown, no background, duplicate or gapped values, regions without
             regions_class_order, an ignore label that is not the highest value, unknown pair names,
             a region without the region of the other side.
     """
+    if hidden := [name for name in labels if not name.isprintable() or not name.strip()]:
+        raise DatasetError(f"{where}: labels has the name {hidden[0]!a}, which cannot be shown.")
     named = dict(labels)
     ignore = named.pop(IGNORE, None)
     if isinstance(ignore, list):

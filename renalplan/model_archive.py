@@ -30,7 +30,13 @@ from renalplan.files import (
     json_text,
     parse_record,
 )
-from renalplan.model_folder import FINISHED, WEIGHTS, ModelFolder
+from renalplan.model_folder import (
+    FINISHED,
+    PLAIN_NAME,
+    WEIGHTS,
+    ModelFolder,
+    require_plain_name,
+)
 from renalplan.postprocessing import POSTPROCESSING
 
 MANIFEST = "manifest.json"
@@ -41,7 +47,6 @@ MEMBER = re.compile(
     r"|fold_[A-Za-z0-9]+/finished\.json"
     r"|fold_[A-Za-z0-9]+/[A-Za-z0-9_]+/model\.safetensors"
 )
-PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$"  # of a folder of ours
 LARGEST_JSON = 64 << 20  # bytes
 CHUNK = 1 << 20
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of every member: equal models give equal archives
@@ -92,7 +97,7 @@ def pack_model(model: ModelFolder, out: Path, folds: Iterable[str], phases: Iter
     if missing := [name for name in names if not (model.path / name).is_file()]:
         raise ModelError(f"{model.path / missing[0]} is missing; train that fold again.")
     for what in (model.path.resolve().name, model.plan.dataset):
-        if not re.match(PLAIN_NAME, what):
+        if not re.fullmatch(PLAIN_NAME, what):
             raise UsageError(
                 f"{what!r} cannot be a name in an archive; rename it with letters, digits, _ . + -"
             )
@@ -143,8 +148,8 @@ def unpack_model(
     """
     if not path.is_file():
         raise UsageError(f"{path} does not exist.")
-    if name is not None and not re.match(PLAIN_NAME, name):
-        raise UsageError(f"--name {name!r}: use letters, digits, _ . + - only.")
+    if name is not None:
+        require_plain_name(name)
     try:
         with ZipFile(path) as archive:
             manifest = _read_manifest(archive, path)

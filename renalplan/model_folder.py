@@ -6,10 +6,12 @@ results/<dataset>/<model>/  plan.json  dataset.json  trainer.json  (postprocessi
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 FINISHED = "finished.json"
+PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$"  # of a folder of ours
 
 
 class SegmenterSpec(Record):
@@ -51,7 +54,7 @@ class TrainerRecord(Record):
     trainer: str
     configuration: str
     settings: dict[str, Any]
-    networks: dict[str, NetworkSpec]
+    networks: dict[Annotated[str, Field(pattern=PLAIN_NAME)], NetworkSpec]  # names of folders
     segmenter: SegmenterSpec
     software: dict[str, str] = Field(default_factory=dict)
 
@@ -88,7 +91,7 @@ class ModelFolder:
         if not path.is_dir():
             raise ModelError(f"model folder {path} does not exist.")
         for name in ("plan.json", "dataset.json", "trainer.json"):
-            if not (path / name).is_file():
+            if not os.path.lexists(path / name):  # what cannot be read, reading it says
                 raise ModelError(f"{path} is not a model folder: {name} is missing.")
         model = cls(path)
         _ = model.plan, model.scheme, model.record, model.postprocessing
@@ -183,7 +186,7 @@ class ModelFolder:
         """One phase's trained network, in evaluation mode, on the CPU.
 
         Raises:
-            ModelError: weights are missing, damaged, or do not fit the network.
+            ModelError: weights are missing, damaged, not finite, or do not fit the network.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -197,15 +200,36 @@ class ModelFolder:
         if not path.is_file():
             raise ModelError(f"{path} is missing; train fold {fold} again or copy it.")
         try:
+            path.open("rb").close()  # safetensors takes a file it may not read for none
             weights = load_file(path)
+        except PermissionError as problem:
+            raise ModelError(
+                f"{path} cannot be read: {problem.strerror}; change its permissions."
+            ) from None
         except (SafetensorError, OSError) as problem:
             raise ModelError(f"{path} is damaged: {problem}.") from None
+        if broken := [name for name, values in weights.items() if not values.isfinite().all()]:
+            raise ModelError(
+                f"{path} holds weights that are not finite ({broken[0]}); train fold {fold} again or "
+                "copy it."
+            )
         try:
             network.load_state_dict(weights)
         except RuntimeError as problem:
             reason = str(problem).splitlines()[-1].strip()
             raise ModelError(f"{path} does not fit its network: {reason}") from None
         return network.eval()
+
+
+def require_plain_name(name: str) -> str:
+    """The name a user gives a model folder: one that stays in its place, and in an archive.
+
+    Raises:
+        UsageError: it leads elsewhere, is hidden, or could not be exported.
+    """
+    if not re.fullmatch(PLAIN_NAME, name):
+        raise UsageError(f"--name {name!r}: use letters, digits, _ . + - only.")
+    return name
 
 
 def build_network(spec: NetworkSpec, where: str) -> nn.Module:
@@ -219,5 +243,9 @@ def build_network(spec: NetworkSpec, where: str) -> nn.Module:
     factory = load_class(spec.factory, nn.Module, where)
     try:
         return factory(**spec.arguments)
-    except (TypeError, ValueError) as problem:
+    except (TypeError, ValueError, ArithmeticError, LookupError) as problem:
         raise ModelError(f"{where}: {spec.factory} refuses its arguments: {problem}.") from None
+    except (RuntimeError, MemoryError):
+        raise ModelError(
+            f"{where}: {spec.factory} cannot be built: its sizes fit no network, or not into memory."
+        ) from None

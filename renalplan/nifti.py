@@ -24,6 +24,15 @@ TYPES = {  # NIfTI's data type codes
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8",
     256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
 }  # fmt: skip
+OTHER_TYPES = (
+    32,
+    128,
+    1536,
+    1792,
+    2048,
+    2304,
+)  # complex, colours, 128 bits: ITK says what they are
+MAGIC = {348: (344, b"n+1\0"), 540: (4, b"n+2\0")}  # size of the header -> where, what
 CHUNK_BYTES = 1 << 24
 EPSILON = float(np.finfo(np.float64).eps)  # a slope below is none, as for ITK
 DAMAGE: tuple[type[Exception], ...] = (
@@ -68,24 +77,80 @@ def read_header(path: Path) -> Header:
     Raises:
         DAMAGE: one of these, if the file is cut off or no NIfTI.
     """
-    # isal reads ahead, and would take a file that is cut off further on for one without a header
-    with gzip.open(path) if _is_gzip(path) else path.open("rb") as stream:
-        raw = stream.read(352)
+    raw = _first_bytes(path)
     order = "<" if struct.unpack("<i", raw[:4])[0] in (348, 540) else ">"
     if struct.unpack(order + "i", raw[:4])[0] == 540:
         kind, bits = struct.unpack_from(order + "2h", raw, 12)
-        dims = struct.unpack_from(order + "8q", raw, 16)
         spacing = struct.unpack_from(order + "3d", raw, 112)
         start, slope, intercept = struct.unpack_from(order + "q2d", raw, 168)
     else:
         kind, bits = struct.unpack_from(order + "2h", raw, 70)
-        dims = struct.unpack_from(order + "8h", raw, 40)
         spacing = struct.unpack_from(order + "3f", raw, 80)
         start, slope, intercept = struct.unpack_from(order + "3f", raw, 108)
+    dims = _dims(raw, order)
     voxels = math.prod(max(1, n) for n in dims[1 : 1 + max(0, min(7, dims[0]))])
     slope = slope if math.isfinite(slope) and abs(slope) > EPSILON else 1.0
     intercept = intercept if math.isfinite(intercept) else 0.0
     return Header(order, kind, spacing, int(start), voxels, bits, slope, intercept)
+
+
+def header_problem(path: Path) -> str | None:
+    """Why a file cannot be a NIfTI image, as the rest of a sentence; None if its header is sound.
+
+    ITK takes a file without the magic for ANALYZE, whose left and right are anybody's guess, and
+    voxels that begin inside the header for voxels behind it.
+    """
+    try:
+        raw = _first_bytes(path)
+    except EOFError:
+        return "is truncated: it ends inside its header; copy it again."
+    except DAMAGE as problem:
+        return f"cannot be read as an image: it is no NIfTI file ({problem})."
+    if not raw:
+        return "cannot be read as an image: it has no content; copy it again."
+    size = next((n for n in MAGIC if raw[:4] in (n.to_bytes(4, "little"), n.to_bytes(4, "big"))), 0)
+    place, magic = MAGIC.get(size, (0, b"-"))
+    if len(raw) >= size and raw[place : place + 4] != magic:
+        return "cannot be read as an image: it is no NIfTI file (its first bytes are not of one)."
+    if len(raw) < size:
+        return "is truncated: it ends inside its header; copy it again."
+    try:
+        header = read_header(path)
+    except DAMAGE as problem:
+        return f"cannot be read as an image: its header is damaged ({problem})."
+    dims = _dims(raw, header.order)
+    if not 1 <= dims[0] <= 7 or min(dims[1 : 1 + dims[0]]) < 1:
+        given = f"the size {dims[1:4]} voxels" if 1 <= dims[0] <= 7 else f"{dims[0]} dimensions"
+        return f"cannot be read as an image: its header gives {given}."
+    if header.kind not in (*TYPES, *OTHER_TYPES):
+        return f"cannot be read as an image: its voxels are of an unknown type ({header.kind})."
+    if header.start < size:
+        return f"cannot be read as an image: its voxels begin inside its header ({header.start})."
+    if not np.isfinite(_placed(raw, size, header.order)).all():
+        return "has an origin or a direction that is no number; repair its header."
+    return None
+
+
+def _first_bytes(path: Path) -> bytes:
+    """As many as a header has. Raises `DAMAGE`, of these EOFError if a compressed stream is cut off."""
+    # isal reads ahead, and would take a file that is cut off further on for one without a header
+    with gzip.open(path) if _is_gzip(path) else path.open("rb") as stream:
+        return stream.read(544)
+
+
+def _placed(raw: bytes, size: int, order: str) -> tuple[float, ...]:
+    """The numbers of its quaternion and of its matrix, if it says that they count."""
+    codes, first, form = (344, 352, "d") if size == 540 else (252, 256, "f")
+    quaternion, matrix = struct.unpack_from(f"{order}2{'i' if size == 540 else 'h'}", raw, codes)
+    numbers = struct.unpack_from(f"{order}18{form}", raw, first)
+    return (*(numbers[:6] if quaternion > 0 else ()), *(numbers[6:] if matrix > 0 else ()))
+
+
+def _dims(raw: bytes, order: str) -> tuple[int, ...]:
+    """Number of axes, then the size along seven."""
+    if struct.unpack(order + "i", raw[:4])[0] == 540:
+        return struct.unpack_from(order + "8q", raw, 16)
+    return struct.unpack_from(order + "8h", raw, 40)
 
 
 def is_truncated(path: Path) -> bool:
@@ -143,7 +208,8 @@ def read_voxels(path: Path) -> NDArray | None:
     if (header.slope, header.intercept) == (1.0, 0.0):
         return voxels
     scaled = voxels * np.float64(header.slope) + header.intercept
-    return scaled if voxels.dtype == np.float64 else scaled.astype(np.float32)
+    with np.errstate(over="ignore"):  # becomes infinite, which whoever asked looks for
+        return scaled if voxels.dtype == np.float64 else scaled.astype(np.float32)
 
 
 def _is_gzip(path: Path) -> bool:

@@ -85,6 +85,12 @@ def call_in_worker(function: Callable[P, Result], /, *args: P.args, **kwargs: P.
             os._exit(_asked[-1])
 
 
+def compute_threads() -> int:
+    """Threads for computing outside torch: OMP_NUM_THREADS (see `limit_threads`), or all cores."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(usable_cores(), int(asked)) if asked.isdigit() and int(asked) else usable_cores()
+
+
 class CaseExecutor(Executor, ABC):
     """Computes calls, each of which is one case's, wherever it is."""
 

@@ -140,7 +140,7 @@ def _plan_and_store(
     write_json(folder / "dataset.json", dataset.description)
     # splits come meanwhile: what draws them takes as long to import as a case to measure
     with ThreadPoolExecutor(1) as beside:
-        splits = beside.submit(load_splits, folder / SPLITS, {c.id: c.patient for c in cases})
+        splits = beside.submit(_draw_splits, folder / SPLITS, {c.id: c.patient for c in cases})
         fingerprint = load_fingerprint(dataset, cases, labelled, folder, executor, progress)
     splits.result()
     if options is None or remember:
@@ -163,6 +163,12 @@ def _plan_and_store(
         stored=todo,
         boxed=any(case.is_boxed for case in cases),
     )
+
+
+def _draw_splits(path: Path, patients: dict[str, str]) -> None:
+    """The folds; none for one patient, who can be learned from (FOLD `all`) but not held out."""
+    if path.exists() or len(set(patients.values())) > 1:
+        load_splits(path, patients)
 
 
 def _meaning(dataset: Dataset) -> str:

@@ -125,7 +125,7 @@ def predict(
     reading = _workers(workers, how.get("max_ram"))
     chosen = find_models(workspace or Workspace.find(), models=models, task=task, trainers=trainers)
     for model in chosen:
-        model.choose_folds(folds)
+        _look_at(model, folds, uncertainty=how.get("uncertainty", False))
 
     from renalplan.inference.options import InferenceOptions
     from renalplan.inference.predictor import Predictor
@@ -154,6 +154,13 @@ def predict(
             part=share.index,
             executor=executor,
         )
+
+
+def _look_at(model: ModelFolder, folds: list[str] | None, *, uncertainty: bool) -> None:
+    """Refuse what of a model's folds cannot be used, before any case is begun."""
+    used = model.choose_folds(folds)
+    if uncertainty:
+        model.presence(used)
 
 
 @contextmanager

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from renalplan.errors import UsageError
+from renalplan.errors import ModelError, UsageError
 from renalplan.imports import load_class
 from renalplan.model_archive import pack_model, unpack_model
-from renalplan.model_folder import ModelFolder
+from renalplan.model_folder import WEIGHTS, ModelFolder
 from renalplan.predicting import find_models
 from renalplan.workspace import Workspace
 
@@ -60,7 +60,23 @@ def export_model(
 
     spec = found.record.segmenter
     segmenter = _segmenter_class(found)(found, folds, InferenceOptions(), **spec.arguments)
+    for fold in folds:
+        for phase in segmenter.phases:
+            found.load_network(phase, fold)  # what cannot be installed is not sent
     return pack_model(found, target, folds, segmenter.phases)
+
+
+def _require_complete(model: ModelFolder) -> None:
+    """Every fold has the weights that its segmenter asks for, of a class that may be loaded."""
+    from renalplan.inference.options import InferenceOptions
+
+    folds, arguments = model.finished_folds(), model.record.segmenter.arguments
+    segmenter = _segmenter_class(model)(model, folds, InferenceOptions(), **arguments)
+    for fold in folds:
+        for phase in segmenter.phases:
+            path = model.fold_folder(fold) / phase / WEIGHTS
+            if not path.is_file():
+                raise ModelError(f"{path} is missing; have the model exported again.")
 
 
 def _segmenter_class(model: ModelFolder) -> type[Segmenter]:
@@ -91,5 +107,5 @@ def install_model(
     """
     results = (workspace or Workspace.find()).root / "results"
     return unpack_model(
-        Path(archive), results, name=name, overwrite=overwrite, check=_segmenter_class
+        Path(archive), results, name=name, overwrite=overwrite, check=_require_complete
     )

@@ -102,7 +102,7 @@ class ItemArrays:
         """Structure name -> (n, 3) voxels of it along the plan's axes."""
         path = (self.labels_in or self.folder) / f"{self.item.name}.places.npz"
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
         except (OSError, ValueError, EOFError, BadZipFile) as problem:
             raise TrainingError(

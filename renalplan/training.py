@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from renalplan.dataset import Case, Dataset
-from renalplan.errors import UsageError
+from renalplan.errors import DatasetError, UsageError
 from renalplan.executors import open_executor
 from renalplan.files import remove_leftovers
 from renalplan.fold_validation import FoldValidation
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from renalplan.trainers.trainer import Trainer
 
 DESCRIPTION = ("plan.json", "dataset.json", "trainer.json")
-DESCRIBING_SECONDS = 60.0  # other folds of the model may begin at the same time
+TURN_SECONDS = 60.0  # other folds of the model may begin, or end, at the same time
+log = logging.getLogger(__name__)
 OUR_OWN = ("fold", "progress")  # what a fold that is trained elsewhere is not told
 
 
@@ -181,8 +183,8 @@ def _train_here(
                 results[fold] = train_and_validate(*within)
             if timed and timed.stop.signal:
                 break
-        if asked["fold"] == "cv" and ranks.leads():
-            _gather(ready.path, results)
+        if ranks.leads() and any(results.values()):
+            _gather(ready.path)
     stopped = timed.left_out(ready.trainers.keys() - results) if timed else None
     trained = Trained(ready.path, results, reported=ranks.leads(), stopped=stopped)
     ranks.part()
@@ -224,8 +226,8 @@ def _train_elsewhere(dask: str, asked: dict[str, Any], restart: bool) -> Trained
             "name": ready.path.name,
         }
         results = train_folds(list(ready.trainers), arguments, executor)
-    if asked["fold"] == "cv":
-        _gather(ready.path, results)
+    if any(results.values()):
+        _gather(ready.path)
     return Trained(ready.path, results)
 
 
@@ -242,7 +244,7 @@ def _open_model(trainers: dict[str, Trainer], name: str, restart: bool) -> Model
     """
     first = next(iter(trainers.values()))
     path = first.task.model.path
-    with hold(path, "model", f"{path} is being described", patience=DESCRIBING_SECONDS):
+    with hold(path, "model", f"{path} is being described", patience=TURN_SECONDS):
         remove_leftovers(path, DESCRIPTION)
         return _describe(path, trainers, name, restart)
 
@@ -266,14 +268,23 @@ def _folds_in(path: Path) -> set[str]:
     return {p.name.removeprefix("fold_") for p in path.glob("fold_*")}
 
 
-def _gather(path: Path, results: dict[str, dict[str, float]]) -> None:
-    """One table of the folds that were scored."""
-    folds = [fold for fold, scores in results.items() if scores]
+def _gather(path: Path) -> None:
+    """One table and page of all folds that were scored, now or by another command; two at least."""
     from renalplan.evaluation.crossval import gather_folds
+    from renalplan.evaluation.tables import PER_CASE
 
-    if not folds:
-        return
-    gather_folds({int(f): path / f"fold_{f}" / "validation" for f in folds}, path)
+    try:
+        with hold(path, "gathering", f"{path} is being summed up", patience=TURN_SECONDS):
+            folds = [fold for fold in _folds_in(path) if fold.isdigit()]
+            folders = {int(fold): path / f"fold_{fold}" / "validation" for fold in folds}
+            scored = {f: folder for f, folder in folders.items() if (folder / PER_CASE).is_file()}
+            if len(scored) >= 2:
+                gather_folds(scored, path)
+    except (
+        DatasetError,
+        UsageError,
+    ) as problem:  # another fold's table is no reason to fail this training
+        log.warning("the folds' scores are not gathered: %s", problem)
 
 
 def train_and_validate(

@@ -12,7 +12,7 @@ from renalplan.case_labels import canonical_boxes
 from renalplan.dataset import Case, Dataset, DatasetDescription
 from renalplan.errors import UsageError
 from renalplan.files import read_record
-from renalplan.model_folder import ModelFolder
+from renalplan.model_folder import ModelFolder, require_plain_name
 from renalplan.plan import Plan
 from renalplan.plan_files import find_plan
 from renalplan.planning import SPLITS
@@ -75,13 +75,15 @@ def prepare_training(
     from renalplan.trainers.registry import trainer_path
 
     trainer_path(trainer)
+    if name is not None:
+        require_plain_name(name)
     wanted = parse_fold(fold)
     dataset = Dataset.open(workspace.dataset_folder(task))
     plan, plan_folder = find_plan(workspace, dataset.name, plan_name)
     cases = {case.id: case for case in dataset.training_cases}
     preprocessed = workspace.preprocessed(dataset.name)
     patients = {case.id: case.patient for case in cases.values()}
-    splits = load_splits(preprocessed / SPLITS, patients)
+    splits = [] if wanted == "all" else load_splits(preprocessed / SPLITS, patients)
     folds = _folds(wanted, splits, tuple(cases))
     kind, values = _method(trainer, settings, device)
     unlabelled = dataset.unlabelled_cases

@@ -47,7 +47,7 @@ def task_on(
     """`TrainingTask` with the hardware filled in, once all processes that share it have met.
 
     Raises:
-        UsageError: a precision it does not have.
+        UsageError: a precision it does not have, or fewer than no workers.
     """
     from renalplan.trainers.loop import choose_precision
     from renalplan.trainers.replicas import join
@@ -70,9 +70,14 @@ def data_workers(wanted: int | None) -> int:
     """As asked for, else all cores but one, at most twelve; a single core prepares in process.
 
     Processes that train together on this machine share its cores.
+
+    Raises:
+        UsageError: fewer than none.
     """
     from renalplan.trainers.ranks import started_here
 
+    if wanted is not None and wanted < 0:
+        raise UsageError(f"--workers {wanted} is not possible; 0 prepares in this process alone.")
     if wanted is not None:
-        return max(0, wanted)
+        return wanted
     return data_loaders(usable_cores() // started_here())

@@ -34,7 +34,7 @@ class Workspace:
         """Where datasets are looked up: our own folder, then nnU-Net's if its variable is set."""
         theirs = os.environ.get("nnUNet_raw")  # noqa: SIM112  (nnU-Net's spelling)
         ours = self.root / "raw"
-        same = theirs is not None and Path(theirs).resolve() == ours.resolve()
+        same = theirs is not None and os.path.realpath(theirs) == os.path.realpath(ours)
         return [ours, *([Path(theirs)] if theirs and not same else [])]
 
     def preprocessed(self, dataset: str) -> Path:

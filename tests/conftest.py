@@ -12,6 +12,15 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--write-robustness",
+        action="store_true",
+        help="write docs/robustness.md anew from what the battery is answered",
+    )
+
+
 OBLIQUE = (0.96, 0.28, 0.0, -0.224, 0.768, 0.6)  # a row's and a column's cosines, at right angles
 
 

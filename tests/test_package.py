@@ -23,6 +23,7 @@ COMMANDS = (
     "predict",
     "ensemble",
     "evaluate",
+    "compare",
     "surgery",
     "report",
     "dicom_seg",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,10 +55,12 @@ def load_checkpoint(folder: Path) -> TrainingState | None:
     if not path.is_file():
         return None
     try:
-        value = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # PyTorch's advice is for those who wrote the file
+            warnings.simplefilter("ignore", UserWarning)
+            value = torch.load(path, map_location="cpu", weights_only=True)
         return TrainingState(**value)
     except Exception as problem:  # what damaged bytes raise in the unpickler is listed nowhere
-        reason = next(iter(str(problem).splitlines()), type(problem).__name__)
+        reason = next(iter(str(problem).splitlines()), type(problem).__name__).partition(". ")[0]
         raise TrainingError(
             f"{path} is damaged or not one of ours ({reason}); delete it to train this phase anew."
         ) from None

@@ -14,12 +14,12 @@ from functools import cache
 from html import escape
 from importlib.resources import files
 
+from renalplan.evaluation.page import STYLE
 from renalplan.evaluation.report.look import Look
 from renalplan.evaluation.report.records import PatientReport, StructureRecord
 from renalplan.evaluation.report.rows import Row, Section, Table, sections
 from renalplan.evaluation.report.slices import Slices
 from renalplan.evaluation.report.small_scan import SmallScan
-from renalplan.evaluation.summary import STYLE
 from renalplan.evaluation.surgery.frame import Point
 
 DIRECTIONS = ("front", "back", "right", "left", "head", "feet")

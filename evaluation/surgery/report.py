@@ -27,7 +27,7 @@ from renalplan.evaluation.surgery.variation import (
     with_intervals,
     with_voxel_intervals,
 )
-from renalplan.files import write_json
+from renalplan.files import real_path, write_json
 from renalplan.geometry import Grid
 from renalplan.images import Volume, image_ending, read_volume
 from renalplan.labels import LabelScheme
@@ -165,7 +165,7 @@ def find_scheme(path: Path, given: Path | None) -> LabelScheme:
         DatasetError: there is no dataset.json, or it is not valid.
     """
     if given is None:
-        places = (path.parent, path.resolve().parent.parent)
+        places = (path.parent, real_path(path).parent.parent)
         found = [place for place in places if (place / "dataset.json").is_file()]
         if not found:
             raise DatasetError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from renalplan.cli.choosing import find_best
+from renalplan.cli.comparing import compare
 from renalplan.cli.datasets import check, phantom
 from renalplan.cli.ensembling import ensemble
 from renalplan.cli.measuring import dicom_seg, report, surgery
@@ -14,6 +15,7 @@ from renalplan.cli.training import train
 
 __all__ = [
     "check",
+    "compare",
     "dicom_seg",
     "ensemble",
     "evaluate",

@@ -18,6 +18,8 @@ from renalplan.errors import RenalplanError, UsageError
 from renalplan.interruption import listening
 
 SIGPIPE_STATUS = 141  # what a shell reports of a command whose reader went away
+# another kind of entry than belongs there, a link to itself, a name no file system takes
+WRONG_KIND = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG)
 Main = Callable[[list[str] | None], int]
 
 
@@ -66,6 +68,10 @@ def _failed(name: str, problem: BaseException) -> int:
     if isinstance(problem, OSError):
         _say(f"{name}: {_system_reason(problem)}")
         return 1
+    if isinstance(problem, MemoryError):
+        what = f" ({problem})" if str(problem) else ""
+        _say(f"{name}: memory ran out{what}; free some, or ask for less at a time.")
+        return 1
     raise problem
 
 
@@ -103,7 +109,14 @@ def _system_reason(problem: OSError) -> str:
     if problem.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
         return f"no space left{where}; free some and run the same command again: it continues."
     if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"no permission{where}; choose another folder or change its permissions."
+        place = f" for {problem.filename}" if problem.filename else ""
+        return f"no permission{place}; choose another folder or change its permissions."
+    if problem.errno in WRONG_KIND and problem.filename:
+        place = problem.filename2 or problem.filename
+        reason = (problem.strerror or "").lower()
+        return (
+            f"{place} cannot be used ({reason}); move away what is there, or choose another name."
+        )
     return f"{problem}"
 
 
@@ -117,7 +130,8 @@ def make_parser(name: str, text: str, example: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"renalplan {version('renalplan')}")
-    if name not in ("phantom", "evaluate", "ensemble", "surgery", "report", "dicom_seg"):
+    commands = ("phantom", "evaluate", "compare", "ensemble", "surgery", "report", "dicom_seg")
+    if name not in commands:
         parser.add_argument(
             "--workspace",
             help="folder with raw/, preprocessed/ and results/ "
@@ -130,10 +144,12 @@ def require_folder(out: Path) -> None:
     """An output must be a folder, or a name still free.
 
     Raises:
-        UsageError: it is a file.
+        UsageError: it, or what is to hold it, is a file or a link that leads nowhere.
     """
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"output {out} is not a folder; choose another name.")
+    there = next((path for path in (out, *out.parents) if os.path.lexists(path)), out)
+    if os.path.lexists(there) and not there.is_dir():
+        where = "" if there == out else f" ({there} is none)"
+        raise UsageError(f"output {out} is not a folder{where}; choose another name.")
 
 
 def add_task(parser: argparse.ArgumentParser) -> None:

@@ -102,7 +102,7 @@ def make_phantom_dataset(
         UsageError: an argument is impossible, or `out` holds a data set.
     """
     kind = get_task(task)
-    _check_counts(cases, test_cases, unlabelled_cases)
+    _check_counts(cases, test_cases, unlabelled_cases, seed, workers)
     check_size(size, spacing)
     if single_kidney_share is not None and not 0 <= single_kidney_share <= 1:
         raise UsageError(
@@ -140,11 +140,19 @@ def make_phantom_dataset(
     return out
 
 
-def _check_counts(cases: int, test_cases: int, unlabelled_cases: int) -> None:
+def _check_counts(
+    cases: int, test_cases: int, unlabelled_cases: int, seed: int, workers: int
+) -> None:
     if cases < 1:
         raise UsageError(f"A phantom data set needs at least 1 case, got {cases}.")
     if min(test_cases, unlabelled_cases) < 0:
         raise UsageError("Numbers of test and unlabelled cases cannot be negative.")
+    if seed < 0:
+        raise UsageError(f"The seed of a phantom is 0 or more, got {seed}.")
+    if workers < 0:
+        raise UsageError(
+            f"--workers {workers} is not possible; 0 makes them in this process alone."
+        )
 
 
 def _numbered_jobs(cases: int, test_cases: int, unlabelled_cases: int) -> list[Job]:

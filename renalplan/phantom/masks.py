@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from renalplan.errors import DatasetError, UsageError
+from renalplan.files import require_shown
 from renalplan.geometry import Box, Grid, Spacing
 from renalplan.images import ENDINGS, image_ending, read_volume
 from renalplan.phantom.abdomen import Abdomen, draw_abdomen
@@ -50,6 +51,8 @@ def find_masks(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder of label maps.")
     found = sorted(path for path in folder.iterdir() if image_ending(path) is not None)
+    for path in found:
+        require_shown(path)
     if not found:
         raise UsageError(f"{folder} holds no label maps (endings {', '.join(ENDINGS)}).")
     return found

@@ -25,6 +25,8 @@ SLICES_MM = (1.0, 1.5, 2.5, 3.0, 5.0)
 SLICE_SHARES = (0.2, 0.15, 0.15, 0.2, 0.3)  # near KiTS19's: 5 mm 41 %, 3 mm 18 %, <= 1 mm 24 %
 MATRIX = 512
 SMALLEST_VOX = 16
+LARGEST_VOX = 4096
+SPACINGS_MM = (0.05, 50.0)
 LOWEST_NOISE_HU = 2.0  # no scan is free of noise, however coarse its voxels
 HU_RANGE = (-1024, 3071)  # 12 bits, as scanners store them
 
@@ -70,8 +72,17 @@ def check_size(size: tuple[int, ...] | None, spacing: tuple[float, ...] | None) 
         raise UsageError(
             f"A phantom needs three sizes (z, y, x) of at least {SMALLEST_VOX} voxels, got {size}."
         )
-    if spacing is not None and (len(spacing) != 3 or min(spacing) <= 0):
+    if size is not None and max(size) > LARGEST_VOX:
+        raise UsageError(f"A phantom has at most {LARGEST_VOX} voxels along an axis, got {size}.")
+    if spacing is not None and (len(spacing) != 3 or not min(spacing) > 0):
         raise UsageError(f"A phantom needs three spacings (z, y, x) above 0 mm, got {spacing}.")
+    if spacing is not None and not (
+        SPACINGS_MM[0] <= min(spacing) and max(spacing) <= SPACINGS_MM[1]  # also false for NaN
+    ):
+        raise UsageError(
+            f"A phantom's spacings lie between {SPACINGS_MM[0]:g} and {SPACINGS_MM[1]:g} mm, "
+            f"got {spacing}."
+        )
 
 
 def draw_sampling(

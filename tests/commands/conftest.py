@@ -93,24 +93,25 @@ def _fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def here(finished_workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder; `work` in it is a workspace of the test's own."""
-    shutil.copytree(finished_workspace, tmp_path / "work")
+    drawn = shutil.ignore_patterns("tensorboard", "*.png")  # no command reads them
+    shutil.copytree(finished_workspace, tmp_path / "work", ignore=drawn)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RENALPLAN_WORKSPACE", "work")
     return tmp_path
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[[str], Ran]:
-    """Runs a command line in this process: `run("check 1")`."""
+def run(capfd: pytest.CaptureFixture[str]) -> Callable[[str], Ran]:
+    """Runs a command line in this process: `run("check 1")`; hears what libraries of C print too."""
 
     def call(line: str) -> Ran:
         name, *arguments = line.split()
-        capsys.readouterr()
+        capfd.readouterr()
         try:
             status = getattr(cli, name)(arguments)
         except SystemExit as leaving:  # argparse's way
             status = int(leaving.code or 0)
-        said = capsys.readouterr()
+        said = capfd.readouterr()
         lines = [text for text in said.err.splitlines() if not any(mark in text for mark in BAR)]
         return Ran(status, said.out, "\n".join(lines).strip())
 

@@ -145,20 +145,15 @@ def said(child: subprocess.Popen[str]) -> str:
 LONG = "--device cpu --set iterations=5 validation_iterations=0"
 
 
-@pytest.mark.parametrize(
-    ("number", "group"), [(signal.SIGINT, True), (signal.SIGTERM, False)], ids=["Ctrl-C", "TERM"]
-)
-def test_one_signal_anneals_validates_and_finishes(
-    here: Path, run: Run, number: int, group: bool
-) -> None:
+def test_one_signal_anneals_validates_and_finishes(here: Path, run: Run) -> None:
     """Ctrl-C goes to every process of the group, data workers included."""
     fold = RESULTS / "timed/fold_1"
     with running(f"1 1 UNet --name timed --workers 1 --budget 30m {LONG}") as child:
         wait_for(child, fold / "whole/log.csv")
-        (os.killpg if group else os.kill)(child.pid, number)
+        os.killpg(child.pid, signal.SIGINT)
         err = said(child)
         assert child.returncode == 0, err
-    assert f"{signal.Signals(number).name}: the fold is annealed, validated and finished" in err
+    assert "SIGINT: the fold is annealed, validated and finished" in err
     assert err.count("once more stops at once") == 1
     assert "asked to stop: whole is annealed for about" in err
     assert "Traceback" not in err
@@ -188,16 +183,11 @@ def stop_twice(first: int, second: int) -> tuple[int, str]:
         return child.returncode, err
 
 
-def test_two_signals_stop_at_once(here: Path) -> None:
-    status, err = stop_twice(signal.SIGINT, signal.SIGTERM)
-    assert status == 143, err
-    assert "same command continues" in err
-
-
 def test_after_two_signals_the_next_run_goes_on(here: Path) -> None:
     fold = RESULTS / "timed/fold_1"
     status, err = stop_twice(signal.SIGTERM, signal.SIGINT)
     assert status == 130, err
+    assert "same command continues" in err
     assert not (fold / "whole/model.safetensors").exists()
     state = torch.load(fold / "whole/checkpoint.pt", weights_only=True)
     assert state["done"] > 0

@@ -28,6 +28,7 @@ COMMANDS = (
     "predict",
     "ensemble",
     "evaluate",
+    "compare",
     "export_model",
     "install_model",
     "phantom",
@@ -359,6 +360,47 @@ def test_standard_output_holds_results_only(here: Path, run: Run) -> None:
     first, second = run(f"train 1 1 {SHORT}").out.splitlines()
     assert first.startswith("fold 1: mean Dice of held-out cases: kidney ")
     assert second == "model: work/results/Dataset001_Tiny/UNet"
+
+
+def test_folds_trained_one_by_one_gather_by_themselves(here: Path, run: Run) -> None:
+    model = Path("work/results/Dataset001_Tiny/UNet")
+    assert not (model / "crossval.json").exists()  # one fold is no cross-validation
+    assert run(f"train 1 1 {SHORT}").status == 0
+    found = json.loads((model / "crossval.json").read_text())
+    assert found["cases_of_folds"] == {"0": 1, "1": 1}
+    assert 'href="fold_1/validation/summary.html"' in (model / "crossval.html").read_text()
+
+
+def test_runs_are_compared(here: Path, run: Run) -> None:
+    assert run(f"train 1 1 {SHORT}").status == 0
+    model = "work/results/Dataset001_Tiny/UNet"
+    truth = DATA / "labelsTr"
+    assert run(f"evaluate {truth} {truth} -o perfect --pictures 0").status == 0
+    ran = run(f"compare perfect {model} -o compared --metrics dice hd95_mm")
+    assert ran.status == 0, ran.err
+    assert ran.out.startswith("dice of kidney: perfect 1.0000 (best in 100 %), UNet 0.")
+    assert "none of the 2 differences is significant" in ran.out  # of two cases
+    assert (here / "compared/compare.html").is_file()
+    ran = run(f"compare perfect {model} --metrics volume")
+    assert (ran.status, ran.out) == (2, "")
+    assert "--metrics volume" in ran.err
+
+
+def test_evaluation_scores_what_is_asked_for(here: Path, run: Run) -> None:
+    truth = DATA / "labelsTr"
+    ran = run(f"evaluate {truth} {truth} -o out --labels organ=1 --tolerance 2.5 --pictures 1")
+    assert ran.status == 0, ran.err
+    assert "organ: mean Dice 1.0000, median 1.0000; surface Dice 1.0000 at 2.5 mm" in ran.out
+    assert (here / "out/summary.html").read_text().count("<img") == 1
+    for options, problem in (
+        ("--labels spleen", "--labels spleen: there is no such structure"),
+        ("--tolerance thick", "--tolerance thick: needs the form MM or NAME=MM"),
+        ("--pictures -1", "--pictures -1"),
+    ):
+        ran = run(f"evaluate {truth} {truth} -o nowhere {options}")
+        assert ran.status == 2
+        assert problem in ran.err
+    assert not (here / "nowhere").exists()
 
 
 def test_all_cases_can_be_trained_on(here: Path, run: Run) -> None:

@@ -8,7 +8,14 @@ import pytest
 import SimpleITK as sitk
 
 from renalplan.images import read_volume
-from renalplan.nifti import TYPES, Header, is_truncated, read_header, read_voxels
+from renalplan.nifti import (
+    TYPES,
+    Header,
+    header_problem,
+    is_truncated,
+    read_header,
+    read_voxels,
+)
 
 CANONICAL = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
 
@@ -29,6 +36,7 @@ def handmade(order: str, version: int) -> bytes:
         struct.pack_into(f"{order}2h", header, 70, 16, 32)
         struct.pack_into(f"{order}3f", header, 80, *spacing)
         struct.pack_into(f"{order}f", header, 108, 352)
+        struct.pack_into("4s", header, 344, b"n+1")
     return bytes(header) + values.tobytes()
 
 
@@ -49,6 +57,45 @@ def test_headers_of_both_versions_and_byte_orders_are_understood(
     assert found is not None
     assert found.dtype.isnative
     np.testing.assert_array_equal(found, expected.ravel())
+
+
+CHANGES = [  # per version: where, in which form, what; and what is said of it
+    ({1: (0, "i"), 2: (0, "i")}, 347, "no NIfTI file"),
+    ({1: (42, "h"), 2: (24, "q")}, 0, "the size (0, 3, 2)"),
+    ({1: (42, "h"), 2: (24, "q")}, -4, "the size (-4, 3, 2)"),
+    ({1: (40, "h"), 2: (16, "q")}, 300, "gives 300 dimensions"),
+    ({1: (70, "h"), 2: (12, "h")}, 999, "unknown type (999)"),
+    ({1: (108, "f"), 2: (168, "q")}, 0, "inside its header (0)"),
+]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(("places", "value", "sentence"), CHANGES)
+def test_a_header_that_cannot_be_is_told(
+    tmp_path: Path, order: str, version: int, places: dict, value: int, sentence: str
+) -> None:
+    path = tmp_path / "scan.nii"
+    content = bytearray(handmade(order, version))
+    path.write_bytes(content)
+    assert header_problem(path) is None
+    place, form = places[version]
+    struct.pack_into(order + form, content, place, value)
+    path.write_bytes(content)
+    assert sentence in str(header_problem(path))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_place_that_is_no_number_is_told_if_it_counts(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "scan.nii"
+    content = bytearray(handmade("<", version))
+    matrix, code, forms = {1: (280, 254, "fh"), 2: (400, 348, "di")}[version]
+    struct.pack_into(f"<{forms[0]}", content, matrix, np.nan)
+    path.write_bytes(content)
+    assert header_problem(path) is None
+    struct.pack_into(f"<{forms[1]}", content, code, 1)
+    path.write_bytes(content)
+    assert "no number" in str(header_problem(path))
 
 
 @pytest.mark.parametrize("kind", TYPES.values())

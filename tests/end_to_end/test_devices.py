@@ -121,10 +121,20 @@ def _environments(port: int) -> dict[str, list[dict[str, str]]]:
     }
 
 
-@pytest.mark.parametrize("by", ["torchrun", "srun"])
-def test_processes_that_something_else_started(
-    workspace: Workspace, alone: Trained, by: str
-) -> None:
+def test_what_srun_says_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    from renalplan.trainers import ranks, replicas
+
+    for name, value in _environments(12345)["srun"][1].items():
+        monkeypatch.setenv(name, value)
+    assert (ranks.started_world(), ranks.started_here()) == (2, 2)
+    there = replicas._environment()
+    assert (there.global_rank(), there.local_rank(), there.world_size()) == (1, 1, 2)
+    assert (there.main_address, there.main_port) == ("127.0.0.1", 12345)
+    assert there.creates_processes_externally
+
+
+def test_processes_that_torchrun_started(workspace: Workspace, alone: Trained) -> None:
+    by = "torchrun"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -4,29 +4,38 @@ import math
 
 import pytest
 
-from renalplan.evaluation.aggregate import by_case, spread, summarise, to_table
-from renalplan.evaluation.cases import (
+from renalplan.evaluation.aggregate import by_case, summarise, to_table
+from renalplan.evaluation.columns import (
     CENTERLINE,
+    CLDICE,
     DISTANCES,
+    LESIONS,
     SCORES,
     SURFACE_DISTANCES,
     Row,
+    absent_columns,
     distances_of,
+    scores_of,
 )
 
 
 def row(case: str, structure: str, dice: float, note: str = "", predicted_ml: float = 3.0) -> Row:
-    scores = dict.fromkeys(("dice", "iou", "sensitivity", "precision"), dice)
+    scores = dict.fromkeys(SCORES, dice)
     distances = dict.fromkeys(SURFACE_DISTANCES, 10 * (1 - dice))
-    distances[CENTERLINE] = 5 * (1 - dice) if CENTERLINE in distances_of(structure) else math.nan
+    distances[CENTERLINE] = 5 * (1 - dice)
+    lesions = dict(zip(LESIONS, (int(dice > 0.2), int(dice <= 0.2), 2), strict=True))
     volumes = {"reference_ml": 2.0, "predicted_ml": predicted_ml}
+    volumes["volume_error_ml"] = predicted_ml - 2.0
     return {
         "case": case,
         "structure": structure,
         **scores,
         **distances,
+        **lesions,
         **volumes,
+        "tolerance_mm": 1.0,
         "note": note,
+        **dict.fromkeys(absent_columns(structure), math.nan),
     }
 
 
@@ -48,7 +57,23 @@ def test_numbers_of_a_structure_counted_by_hand() -> None:
     assert dice.sd == pytest.approx((402 / 900 / 2) ** 0.5)
     assert (dice.median, dice.min, dice.max) == (0.7, 0.0, 0.9)
     assert (kidney.n, kidney.worst_case, kidney.notes) == (3, "c", {"missing": 1})
-    assert kidney.volume_error_ml == pytest.approx(1.0)  # the missing case says nothing of volume
+    error = kidney.volumes["volume_error_ml"]
+    assert error.mean == pytest.approx((1 + 1 - 2) / 3)  # all of the missing case's volume is
+    assert kidney.volumes["absolute_volume_error_ml"].mean == pytest.approx(4 / 3)
+    assert kidney.volumes["predicted_ml"].max == 3.0
+    assert kidney.lesions is None
+
+
+def test_lesions_are_counted_over_all_cases() -> None:
+    lesions = summarise(to_table(ROWS)).structures["tumor"].lesions
+    assert lesions is not None
+    assert (lesions.found, lesions.missed, lesions.false) == (1, 2, 6)
+    assert (lesions.sensitivity, lesions.precision) == (1 / 3, 1 / 7)
+    assert lesions.false_per_case == 2
+    none = to_table([row("a", "tumor", 0.5) | dict.fromkeys(LESIONS, 0)])
+    nothing = summarise(none).structures["tumor"].lesions
+    assert nothing is not None
+    assert (nothing.sensitivity, nothing.precision) == (None, None)
 
 
 def test_worst_case_of_a_tie_is_the_first() -> None:
@@ -70,7 +95,8 @@ def test_the_worst_of_a_distance_is_its_largest() -> None:
 
 
 def test_only_tubes_have_a_centerline_and_only_they_are_averaged() -> None:
-    assert set(summarise(to_table(ROWS)).means) == {*SCORES, *SURFACE_DISTANCES}
+    common = {*SCORES, *SURFACE_DISTANCES} - {CLDICE}
+    assert set(summarise(to_table(ROWS)).means) == common
     rows = [*ROWS, row("a", "renal artery", 0.5), row("b", "renal artery", 0.9)]
     summary = summarise(to_table(rows))
     assert set(summary.means) == {*SCORES, *DISTANCES}
@@ -81,12 +107,17 @@ def test_only_tubes_have_a_centerline_and_only_they_are_averaged() -> None:
     assert all(math.isfinite(s.mean) for s in every)
 
 
-def test_a_single_case_has_no_sd() -> None:
-    assert spread(to_table(ROWS[:1])["dice"]).sd is None
+def test_a_single_case_has_neither_sd_nor_interval() -> None:
+    dice = summarise(to_table(ROWS[:1])).structures["kidney"].scores["dice"]
+    assert (dice.sd, dice.ci95) == (None, None)
 
 
-def test_nothing_predicted_has_no_volume_error() -> None:
-    assert summarise(to_table(ROWS[4:])).structures["kidney"].volume_error_ml is None
+def test_every_number_has_an_interval_around_its_mean() -> None:
+    for found in summarise(to_table(ROWS)).structures.values():
+        for values in (*found.scores.values(), *found.volumes.values()):
+            assert values.ci95 is not None
+            assert values.ci95[0] <= values.mean <= values.ci95[1]
+        assert set(found.scores) <= {*scores_of("vein"), *distances_of("vein")}
 
 
 def test_cases_come_worst_first() -> None:

@@ -8,15 +8,23 @@ import pytest
 
 from renalplan.errors import DatasetError
 from renalplan.evaluation.cases import (
-    COLUMNS,
-    DISTANCES,
-    SURFACE_DISTANCES,
-    distances_of,
     evaluate_case,
     find_label_maps,
     missed_case,
     present_values,
 )
+from renalplan.evaluation.columns import (
+    COLUMNS,
+    DISTANCES,
+    LESIONS,
+    SCORES,
+    SURFACE_DISTANCES,
+    absent_columns,
+    distances_of,
+    has_lesions,
+    scores_of,
+)
+from renalplan.evaluation.tolerance import Tolerance
 from renalplan.geometry import Grid
 from renalplan.labels import LabelScheme
 
@@ -85,7 +93,10 @@ def test_empty_masks_are_noted(
     (row,) = evaluate_case("x", prediction, reference, scheme)
     assert (row["note"], row["dice"]) == (note, dice)
     distance = 0 if dice else DIAGONAL_MM  # of the whole scan, though one voxel is labelled
-    assert [row[name] for name in DISTANCES] == pytest.approx([distance] * 4)
+    assert [row[name] for name in DISTANCES] == pytest.approx([distance] * 5)
+    assert [row[name] for name in SCORES] == [dice] * 6
+    voxels = sum(found.values()) - sum(truth.values())
+    assert row["volume_error_ml"] == pytest.approx(voxels * 0.01)
 
 
 def test_different_grids_name_both_files(tmp_path: Path, write: Write, scheme: LabelScheme) -> None:
@@ -130,11 +141,16 @@ def test_a_missed_case_scores_zero_everywhere(
     assert [(row["dice"], row["precision"], row["note"]) for row in rows] == [(0, 0, "missing")] * 2
     assert rows[0]["reference_ml"] == pytest.approx(0.04)
     for row in rows:  # also the tumor's, which is in neither mask
-        assert [row[name] for name in SURFACE_DISTANCES] == pytest.approx([DIAGONAL_MM] * 3)
+        assert [row[name] for name in SURFACE_DISTANCES] == pytest.approx([DIAGONAL_MM] * 4)
         assert np.isnan(row["centerline_mm"])
+        assert [row[name] for name in scores_of("kidney")] == [0] * 5
+    assert [rows[1][name] for name in LESIONS] == [0, 0, 0]  # it holds no tumor to be missed
+    assert np.isnan([rows[0][name] for name in LESIONS]).all()
+    assert rows[0]["volume_error_ml"] == pytest.approx(-0.04)
     scheme = LabelScheme(names=("background", "kidney", "Vein"), values=((0,), (1,), (2,)))
     rows = missed_case("x", tmp_path / "r.nii", scheme)
     assert rows[1]["centerline_mm"] == pytest.approx(DIAGONAL_MM)
+    assert rows[1]["cldice"] == 0
 
 
 def test_distances_are_in_mm_of_the_canonical_axes(tmp_path: Path, write: Write) -> None:
@@ -143,7 +159,7 @@ def test_distances_are_in_mm_of_the_canonical_axes(tmp_path: Path, write: Write)
     reference[1, 1, 1], prediction[3, 1, 1] = 1, 1  # two planes of 5 mm apart
     files = write(tmp_path / "p.nii", prediction), write(tmp_path / "r.nii", reference)
     (row,) = evaluate_case("x", *files, scheme)
-    assert [row[name] for name in DISTANCES] == pytest.approx([10] * 4)
+    assert [row[name] for name in DISTANCES] == pytest.approx([10] * 5)
 
 
 def test_ignored_voxels_have_no_surface(tmp_path: Path, write: Write) -> None:
@@ -151,12 +167,47 @@ def test_ignored_voxels_have_no_surface(tmp_path: Path, write: Write) -> None:
     reference = write(tmp_path / "r.nii", {1: 4, 2: 3})
     prediction = write(tmp_path / "p.nii", {1: 7})
     (row,) = evaluate_case("x", prediction, reference, scheme)
-    assert [row[name] for name in SURFACE_DISTANCES] == [0, 0, 0]
+    assert [row[name] for name in SURFACE_DISTANCES] == [0] * 4
 
 
 def test_centerlines_are_for_names_of_tubes() -> None:
     assert distances_of("kidney") == SURFACE_DISTANCES
     assert distances_of("renal artery") == DISTANCES
+    assert scores_of("renal artery") == SCORES
+    assert "cldice" not in scores_of("kidney")
+
+
+@pytest.mark.parametrize(
+    ("name", "counted"),
+    [
+        ("tumor", True),
+        ("Kidney tumor", True),
+        ("left_cyst", True),
+        ("mass", True),
+        ("kidney", False),
+        ("kidney_and_mass", False),
+        ("tumor+kidney", False),
+        ("kidney with cysts", False),
+        ("renal artery", False),
+        ("random mass of kidney", True),  # no "and" as a word
+    ],
+)
+def test_lesions_are_told_by_name(name: str, counted: bool) -> None:
+    assert has_lesions(name) is counted
+    assert ("lesions_found" in absent_columns(name)) is not counted
+
+
+def test_the_tolerance_is_that_of_the_structure(
+    tmp_path: Path, write: Write, scheme: LabelScheme
+) -> None:
+    reference, prediction = np.zeros((2, 4, 5, 6), np.uint8)
+    for value, row in ((1, 0), (2, 3)):  # bars of 2 x 2 x 6 voxels, each 2 mm too far back
+        reference[:2, row : row + 1], prediction[:2, row + 1 : row + 2] = value, value
+    files = write(tmp_path / "p.nii", prediction), write(tmp_path / "r.nii", reference)
+    kidney, tumor = evaluate_case("x", *files, scheme, Tolerance({"tumor": 2.0}, 1.9))
+    assert (kidney["tolerance_mm"], tumor["tolerance_mm"]) == (1.9, 2.0)
+    assert tumor["surface_dice"] == 1
+    assert 0 < kidney["surface_dice"] < 1  # what faces the shift is off, ends and sides are not
 
 
 def test_label_maps_are_found_by_name_without_ending(tmp_path: Path, write: Write) -> None:

@@ -8,10 +8,11 @@ from scipy.spatial.distance import cdist
 from skimage.morphology import skeletonize
 
 from renalplan.errors import DatasetError
-from renalplan.evaluation.centerline import centerline_distance, centerline_voxels, is_tubular
+from renalplan.evaluation.centerline import centerline_voxels, compare_centerlines, is_tubular
 from renalplan.evaluation.surface import diagonal_mm
 
 SPACING = (2.0, 0.7, 0.8)
+Three = tuple[float, float, float]
 SHAPE = (12, 24, 40)
 
 
@@ -20,6 +21,14 @@ def tube(y: float, radius: float = 2.3, z: float = 6) -> NDArray:
     rows = np.arange(SHAPE[1])[None, :, None] - y
     planes = np.arange(SHAPE[0])[:, None, None] - z
     return np.broadcast_to(rows**2 + planes**2 <= radius**2, SHAPE).copy()
+
+
+def centerline_distance(first: NDArray, second: NDArray, spacing: Three, **more: Three) -> float:
+    return compare_centerlines(first, second, spacing, **more).distance_mm  # type: ignore[arg-type]
+
+
+def cldice(first: NDArray, second: NDArray) -> float:
+    return compare_centerlines(first, second, SPACING).cldice
 
 
 def test_a_shifted_tube_is_its_shift_away() -> None:
@@ -98,6 +107,35 @@ def test_empty_masks_have_stated_distances() -> None:
         whole = centerline_distance(*pair, SPACING, scan=(90, 90, 90))
         assert whole == diagonal_mm((90, 90, 90), SPACING)
     assert not centerline_voxels(nothing).any()
+
+
+def test_cldice_of_empty_masks_is_as_stated() -> None:
+    nothing, mask = np.zeros(SHAPE, bool), tube(6)
+    assert cldice(nothing, nothing) == 1
+    assert cldice(nothing, mask) == cldice(mask, nothing) == 0
+    assert cldice(tube(6), tube(20)) == 0  # both there, nowhere near
+
+
+def test_cldice_asks_for_the_course_not_the_width() -> None:
+    assert cldice(tube(10, 1.2), tube(10, 4.2)) == 1
+    half = tube(10)
+    half[:, :, 20:] = False
+    line = centerline_voxels(half)
+    share = float(half[centerline_voxels(tube(10))].mean())
+    assert (line & tube(10)).sum() == line.sum()
+    assert cldice(tube(10), half) == pytest.approx(2 * share / (1 + share))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_cldice_is_as_its_definition_says(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    first, second = (gaussian_filter(rng.normal(size=(14, 20, 24)), 1.5) > 0.1 for _ in range(2))
+    lines = centerline_voxels(first), centerline_voxels(second)
+    precision = (lines[1] & first).sum() / lines[1].sum()
+    sensitivity = (lines[0] & second).sum() / lines[0].sum()
+    expected = 2 * precision * sensitivity / (precision + sensitivity)
+    assert cldice(first, second) == pytest.approx(expected)
+    assert cldice(second, first) == pytest.approx(expected)
 
 
 def test_different_shapes_are_refused() -> None:

@@ -14,8 +14,9 @@ from renalplan.evaluation.dice import structure_dice
 from renalplan.labels import LabelScheme
 
 HEAD = (
-    "case,structure,dice,iou,sensitivity,precision,hausdorff_mm,hd95_mm,average_hausdorff_mm,"
-    "centerline_mm,reference_ml,predicted_ml,note\n"
+    "case,structure,dice,iou,sensitivity,precision,surface_dice,cldice,hausdorff_mm,hd95_mm,"
+    "average_hausdorff_mm,assd_mm,centerline_mm,lesions_found,lesions_missed,lesions_false,"
+    "reference_ml,predicted_ml,volume_error_ml,tolerance_mm,note\n"
 )
 
 
@@ -27,7 +28,11 @@ def fold(folder: Path, **cases: tuple[float, float] | str) -> Path:
         note = value if isinstance(value, str) else ""
         values = (0.0, 0.0) if isinstance(value, str) else value
         for structure, dice in zip(("kidney", "tumor"), values, strict=True):
-            text += f"{case},{structure},{dice},0.5,0.5,0.5,9.0,8.0,2.0,,1.0,1.0,{note}\n"
+            lesions = "1,0,0" if structure == "tumor" else ",,"
+            text += (
+                f"{case},{structure},{dice},0.5,0.5,0.5,0.5,,9.0,8.0,2.0,1.5,,{lesions},"
+                f"1.0,1.0,0.0,1.0,{note}\n"
+            )
     (folder / "per_case.csv").write_text(text)
     return folder
 

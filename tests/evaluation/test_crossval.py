@@ -10,8 +10,9 @@ from renalplan.errors import DatasetError, UsageError
 from renalplan.evaluation.crossval import gather_folds
 
 HEAD = (
-    "case,structure,dice,iou,sensitivity,precision,hausdorff_mm,hd95_mm,average_hausdorff_mm,"
-    "centerline_mm,reference_ml,predicted_ml,note\n"
+    "case,structure,dice,iou,sensitivity,precision,surface_dice,cldice,hausdorff_mm,hd95_mm,"
+    "average_hausdorff_mm,assd_mm,centerline_mm,lesions_found,lesions_missed,lesions_false,"
+    "reference_ml,predicted_ml,volume_error_ml,tolerance_mm,note\n"
 )
 OLD_HEAD = "case,structure,dice,iou,sensitivity,precision,reference_ml,predicted_ml,note\n"
 
@@ -23,9 +24,18 @@ def fold(folder: Path, *rows: str) -> Path:
 
 
 def line(
-    case: str, dice: float, structure: str = "kidney", note: str = "", centerline: str = ""
+    case: str,
+    dice: float | str,
+    structure: str = "kidney",
+    note: str = "",
+    centerline: str = "",
+    hd95: str = "8.0",
 ) -> str:
-    return f"{case},{structure},{dice},0.5,0.5,0.5,9.0,8.0,2.0,{centerline},1.0,1.0,{note}"
+    lesions = "1,0,2" if structure == "tumor" else ",,"
+    return (
+        f"{case},{structure},{dice},0.5,0.5,0.5,0.5,{centerline and 0.5},9.0,{hd95},2.0,1.5,"
+        f"{centerline},{lesions},1.0,1.0,0.0,1.0,{note}"
+    )
 
 
 def test_folds_become_one_sample(tmp_path: Path) -> None:
@@ -46,7 +56,7 @@ def test_folds_become_one_sample(tmp_path: Path) -> None:
     assert list(table["case"]) == ["007", "008", "NA"]
     assert list(table["fold"]) == ["0", "0", "1"]
     assert list(result.table["dice"]) == [0.9, 0.6, 0.3]
-    assert "Cross-validation, 2 folds" in (tmp_path / "out" / "summary.html").read_text()
+    assert "Cross-validation, 2 folds" in (tmp_path / "out" / "crossval.html").read_text()
 
 
 def test_only_tubes_have_a_centerline(tmp_path: Path) -> None:
@@ -75,6 +85,22 @@ def test_a_case_counts_once(tmp_path: Path) -> None:
         gather_folds(folders, tmp_path / "out")
 
 
+def test_the_page_has_each_fold_and_links_its_own_page(tmp_path: Path) -> None:
+    folders = {i: fold(tmp_path / f"fold_{i}" / "validation", line(f"c{i}", i / 4)) for i in (1, 2)}
+    (folders[1] / "summary.html").write_text("")
+    page = gather_folds(folders, tmp_path).files[2].read_text()
+    assert '<a href="fold_1/validation/summary.html">Fold 1</a>' in page
+    assert "<th>Fold 2</th>" in page  # its page is not there
+    assert "<td>0.250</td><td>0.500</td>" in page
+
+
+def test_folds_need_one_tolerance(tmp_path: Path) -> None:
+    other = line("b", 1).replace(",1.0,1.0,0.0,1.0,", ",1.0,1.0,0.0,2.0,")
+    folders = {0: fold(tmp_path / "0", line("a", 1)), 1: fold(tmp_path / "1", other)}
+    with pytest.raises(DatasetError, match="different tolerances of kidney"):
+        gather_folds(folders, tmp_path / "out")
+
+
 def test_folds_need_the_same_structures(tmp_path: Path) -> None:
     folders = {
         0: fold(tmp_path / "0", line("a", 1)),
@@ -87,17 +113,17 @@ def test_folds_need_the_same_structures(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (None, "does not exist; evaluate this fold first"),
+        (None, "does not exist; evaluate these cases first"),
         ("", "cannot be read as a table"),
         ("case,dice\na,1\n", "lacks the columns"),
         (HEAD, "has no rows"),
-        (OLD_HEAD + "a,kidney,1,1,1,1,2,2,\n", r"lacks the columns \['hausdorff_mm'.*fold again"),
-        (HEAD + "a,kidney,good,0,0,0,0,0,0,,0,0,\n", "cannot be read as a table"),
-        (HEAD + "a,kidney,nan,0,0,0,0,0,0,,0,0,\n", "not finite"),
-        (HEAD + "a,kidney,,0,0,0,0,0,0,,0,0,\n", "cannot be read as a table"),
-        (HEAD + "a,kidney,0,0,0,0,0,,0,,0,0,\n", "cannot be read as a table"),
-        (HEAD + "a,artery,0,0,0,0,0,0,0,,0,0,\n", "cannot be read as a table"),
-        (HEAD + "a,artery,0,0,0,0,0,0,0,inf,0,0,\n", "not finite"),
+        (OLD_HEAD + "a,kidney,1,1,1,1,2,2,\n", r"lacks the columns \['surface_dice'.*cases again"),
+        (HEAD + line("a", "good"), "cannot be read as a table"),
+        (HEAD + line("a", "nan"), "not finite"),
+        (HEAD + line("a", ""), "cannot be read as a table"),
+        (HEAD + line("a", 0, hd95=""), "cannot be read as a table"),
+        (HEAD + line("a", 0, "artery"), "cannot be read as a table"),
+        (HEAD + line("a", 0, "artery", centerline="inf"), "not finite"),
     ],
 )
 def test_bad_tables_are_named(tmp_path: Path, text: str | None, problem: str) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from renalplan.errors import DatasetError, UsageError
-from renalplan.evaluation.cases import COLUMNS
+from renalplan.evaluation.columns import COLUMNS
 from renalplan.evaluation.evaluate import evaluate_folders
 from renalplan.geometry import Grid
 from renalplan.images import write_volume
@@ -102,7 +102,7 @@ def test_pictures_use_the_scans_and_a_bad_scan_costs_no_numbers(
     write_volume(images / "a_0000.nii.gz", np.zeros((4, 5, 6), np.float32), grid)
     result = evaluate_folders(*folders, out=tmp_path / "out", images=images)
     page = result.files[2].read_text()
-    assert page.count("data:image/png;base64,") == 2  # b and c, drawn without a scan
+    assert page.count("data:image/jpeg;base64,") == 2  # b and c, drawn without a scan
     assert "No picture: " in page
     assert "does not lie on the grid" in page
 

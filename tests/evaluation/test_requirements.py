@@ -7,7 +7,7 @@ import pytest
 
 from renalplan.errors import UsageError
 from renalplan.evaluation.aggregate import Summary, summarise
-from renalplan.evaluation.cases import COLUMNS, SCORES
+from renalplan.evaluation.columns import COLUMNS, SCORES
 from renalplan.evaluation.requirements import parse_requirements, shortfalls
 
 

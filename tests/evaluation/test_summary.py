@@ -4,7 +4,14 @@ import math
 from html.parser import HTMLParser
 
 from renalplan.evaluation.aggregate import summarise, to_table
-from renalplan.evaluation.cases import CENTERLINE, SURFACE_DISTANCES, Row, distances_of
+from renalplan.evaluation.columns import (
+    CENTERLINE,
+    LESIONS,
+    SCORES,
+    SURFACE_DISTANCES,
+    Row,
+    absent_columns,
+)
 from renalplan.evaluation.pictures import Picture
 from renalplan.evaluation.strip import strip_plot
 from renalplan.evaluation.summary import summary_page
@@ -14,16 +21,20 @@ VOID = {"meta", "img"}
 
 
 def row(case: str, structure: str, dice: float, note: str = "") -> Row:
-    scores = dict.fromkeys(("dice", "iou", "sensitivity", "precision"), dice)
+    scores = dict.fromkeys(SCORES, dice)
     return {
         "case": case,
         "structure": structure,
         **scores,
         **dict.fromkeys(SURFACE_DISTANCES, 10 * (1 - dice)),
-        CENTERLINE: 5 * (1 - dice) if CENTERLINE in distances_of(structure) else math.nan,
+        CENTERLINE: 5 * (1 - dice),
+        **dict(zip(LESIONS, (1, 2, 3), strict=True)),
         "reference_ml": 2.0,
         "predicted_ml": 3.0,
+        "volume_error_ml": 1.0,
+        "tolerance_mm": 1.0,
         "note": note,
+        **dict.fromkeys(absent_columns(structure), math.nan),
     }
 
 
@@ -54,21 +65,21 @@ def page(rows: list[Row], pictures: list[Picture] | None = None, **more: tuple[s
 
 def test_every_name_is_escaped() -> None:
     rows = [row(EVIL, EVIL + "s", 0.5, EVIL), row("b", EVIL + "s", 1.0)]
-    pictures = [Picture(case=EVIL, problem=EVIL), Picture(case="b", png=b"png")]
+    pictures = [Picture(case=EVIL, problem=EVIL), Picture(case="b", image=b"png")]
     text = page(rows, pictures, missing=(EVIL,), extra=(EVIL,))
     assert "<script" not in text
     assert "&lt;script&gt;alert(&quot;x&quot;)" in text
 
 
 def test_page_is_well_formed_and_loads_nothing() -> None:
-    text = page([row("a", "kidney", 0.5)], [Picture(case="a", png=b"png")])
+    text = page([row("a", "kidney", 0.5)], [Picture(case="a", image=b"png")])
     parser = Balance()
     parser.feed(text)
     assert parser.open == []
     assert not parser.seen & {"script", "link", "iframe"}
     assert "http" not in text
     assert "url(" not in text
-    assert 'src="data:image/png;base64,cG5n"' in text  # cG5n is "png"
+    assert 'src="data:image/jpeg;base64,cG5n"' in text  # cG5n is "png"
 
 
 def test_worst_case_comes_first() -> None:
@@ -79,7 +90,7 @@ def test_worst_case_comes_first() -> None:
 
 def test_distances_are_shown_in_mm_and_centerlines_of_tubes_only() -> None:
     text = page([row("a", "kidney", 0.5), row("b", "kidney", 0.1)])
-    assert text.count("<td>7.00 ± 2.83</td>") == 3  # 5 and 9 mm in each of the three distances
+    assert text.count("<td>7.00 ± 2.83</td>") == 4  # 5 and 9 mm in each of the four distances
     assert "<td>9.00</td>" in text  # the largest
     assert "Centerline distance" not in text
     assert ">nan" not in text

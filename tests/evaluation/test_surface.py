@@ -22,7 +22,7 @@ SPACING = (5.0, 0.7, 0.8)
 
 
 def numbers(found: SurfaceDistances) -> list[float]:
-    return [found.hausdorff_mm, found.hd95_mm, found.average_hausdorff_mm]
+    return [found.hausdorff_mm, found.hd95_mm, found.average_hausdorff_mm, found.assd_mm]
 
 
 def slow_surface(mask: NDArray) -> NDArray:
@@ -45,6 +45,7 @@ def slow_distances(
         max(there.max(), back.max()),
         max(np.percentile(there, 95), np.percentile(back, 95)),
         max(there.mean(), back.mean()),
+        np.concatenate([there, back]).mean(),
     ]
 
 
@@ -75,8 +76,8 @@ def test_tree_and_transform_find_the_same(seed: int, monkeypatch: pytest.MonkeyP
     rng = np.random.default_rng(seed)
     first, second = (noise(rng, (9, 12, 14), share) for share in (0.001, 0.3))
     expected = slow_distances(first, second, SPACING)
-    for voxels in (0, 10**9):  # always the tree, always the transform
-        monkeypatch.setattr(surface, "VOXELS_PER_POINT", voxels)
+    for few in (True, False):  # always the tree, always the transform
+        monkeypatch.setattr(surface, "_few", lambda *_, few=few: few)
         found = numbers(surface_distances(first, second, SPACING))
         assert found == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
@@ -98,7 +99,7 @@ def test_special_masks_are_as_brute_force_says(
 ) -> None:
     found = numbers(surface_distances(first, second, spacing))
     assert found == pytest.approx(slow_distances(first, second, spacing), rel=1e-6, abs=1e-6)
-    assert numbers(surface_distances(second, first, spacing)) == found
+    assert numbers(surface_distances(second, first, spacing)) == pytest.approx(found)
 
 
 def test_axes_may_be_flipped_and_swapped() -> None:
@@ -113,7 +114,7 @@ def test_axes_may_be_flipped_and_swapped() -> None:
 
 def test_a_shifted_plane_is_its_shift_away() -> None:
     first, second = box((2, 3), (0, 12), (0, 14)), box((5, 6), (0, 12), (0, 14))
-    assert numbers(surface_distances(first, second, SPACING)) == pytest.approx([15, 15, 15])
+    assert numbers(surface_distances(first, second, SPACING)) == pytest.approx([15] * 4)
 
 
 def test_a_stray_voxel_far_away_is_the_maximum_alone() -> None:
@@ -122,13 +123,16 @@ def test_a_stray_voxel_far_away_is_the_maximum_alone() -> None:
     stray[89, 19, 19] = True
     found = surface_distances(mask, stray, (1, 1, 1))
     surface_count = 10**3 - 8**3 + 1
-    assert numbers(found) == pytest.approx([70, 0, 70 / surface_count])
+    both = 2 * surface_count - 1
+    assert numbers(found) == pytest.approx([70, 0, 70 / surface_count, 70 / both])
 
 
 def test_the_larger_direction_counts() -> None:
     # a line of 11 voxels and its first one: 0 mm one way, 0 to 10 mm the other
     line, start = box((0, 1), (0, 1), (0, 11)), box((0, 1), (0, 1), (0, 1))
-    assert numbers(surface_distances(line, start, (1, 1, 1))) == pytest.approx([10, 9.5, 5])
+    assert numbers(surface_distances(line, start, (1, 1, 1))) == pytest.approx(
+        [10, 9.5, 5, 55 / 12]
+    )
 
 
 def test_cubes_of_one_centre() -> None:
@@ -141,7 +145,7 @@ def test_cubes_of_one_centre() -> None:
 
 def test_equal_masks_are_nowhere_apart() -> None:
     mask = noise(np.random.default_rng(1), (5, 6, 7), 0.4)
-    assert numbers(surface_distances(mask, mask * 7, SPACING)) == [0, 0, 0]
+    assert numbers(surface_distances(mask, mask * 7, SPACING)) == [0] * 4
 
 
 def test_surface_is_where_a_face_lies_open() -> None:
@@ -154,11 +158,11 @@ def test_surface_is_where_a_face_lies_open() -> None:
 def test_empty_masks_have_stated_distances() -> None:
     nothing, voxel = box((0, 0)), box((1, 2), (1, 2), (1, 2))
     diagonal = ((9 * 5) ** 2 + (12 * 0.7) ** 2 + (14 * 0.8) ** 2) ** 0.5
-    assert numbers(surface_distances(nothing, nothing, SPACING)) == [0, 0, 0]
+    assert numbers(surface_distances(nothing, nothing, SPACING)) == [0] * 4
     for pair in ((nothing, voxel), (voxel, nothing)):
-        assert numbers(surface_distances(*pair, SPACING)) == pytest.approx([diagonal] * 3)
+        assert numbers(surface_distances(*pair, SPACING)) == pytest.approx([diagonal] * 4)
         whole = numbers(surface_distances(*pair, SPACING, scan=(30, 40, 50)))
-        assert whole == pytest.approx([diagonal_mm((30, 40, 50), SPACING)] * 3)
+        assert whole == pytest.approx([diagonal_mm((30, 40, 50), SPACING)] * 4)
 
 
 def test_a_miss_is_farther_than_any_mask() -> None:

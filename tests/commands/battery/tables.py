@@ -1,0 +1,77 @@
+"""Bad tables of held-out cases, before the command that chooses among models by them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from battery import making
+from battery.row import FOLD, Fault, Reader, Row, cross
+
+
+def replaced(old: str, new: str) -> Callable[[Path], Any]:
+    """Another text in some cells."""
+
+    def make(path: Path) -> None:
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    return make
+
+
+def with_dice(value: str) -> Callable[[Path], Any]:
+    """Another Dice in its only row."""
+
+    def make(path: Path) -> None:
+        head, row = path.read_text().splitlines()
+        cells = row.split(",")
+        cells[head.split(",").index("dice")] = value
+        path.write_text(f"{head}\n{','.join(cells)}\n")
+
+    return make
+
+
+def says(*parts: str) -> dict[str, tuple[str, ...]]:
+    """An answer that does not name the file."""
+    return {"find_best": parts}
+
+
+FAULTS = [
+    Fault("no bytes at all", making.content(b""), ()),
+    Fault("binary garbage", making.content(bytes(range(256)) * 4), ("cannot be read as a table",)),
+    Fault("other columns", making.content(b"case\n1\n"), ("lacks the",)),
+    Fault(
+        "an unknown case",
+        replaced("case_1", "../../case_1"),
+        (),
+        answers=says("no labels of ../../case_1"),
+    ),
+    Fault(
+        "an unknown structure",
+        replaced("kidney", "spleen"),
+        (),
+        answers=says("are of spleen", "validates anew"),
+    ),
+    Fault("words as Dice", with_dice("good"), ()),
+    Fault("a Dice that is NaN", with_dice("nan"), ()),
+    Fault(
+        "a Dice above 1",
+        with_dice("7"),
+        (),
+        answers=says("their tables say 7.0000", "validates anew"),
+    ),
+    Fault(
+        "a folder of its name",
+        making.a_folder,
+        (),
+        answers=says("no scored held-out cases", "renalplan_train"),
+    ),
+    Fault("no permission to read it", making.closed, ("ermission",)),
+]
+
+
+def rows() -> Iterator[Row]:
+    table = FOLD / "validation/per_case.csv"
+    yield from cross("Tables of scores", FAULTS, [Reader("find_best 1 --workers 0", table)])
