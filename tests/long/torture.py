@@ -94,14 +94,16 @@ def main() -> int:
     parser.add_argument("--how", nargs="+", choices=HOW, default=list(HOW))
     parser.add_argument("--times", type=int, default=30, help="of each, for each command")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=600.0, help="begin no round after them")
     parser.add_argument("--work", type=Path, default=Path("torture"))
     parser.add_argument("--json", type=Path, help="add the tallies to this file, a line each")
     given = parser.parse_args()
+    given.until = time.monotonic() + 60 * given.minutes
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
     work = given.work.resolve()
     state = prepare(work)
     tallies = []
-    for command in COMMANDS:
+    for command in list(COMMANDS)[: 1 + max(list(COMMANDS).index(c) for c in given.commands)]:
         before = work / f"before_{command}"
         copy_state(state, before)
         undisturbed = watch(command, state)
@@ -209,6 +211,8 @@ def torture(
     tally = Tally(command, how)
     output = now / OUTPUTS[command]
     while tally.disturbed < given.times and tally.too_late < 3 * given.times:
+        if time.monotonic() > given.until:
+            break
         tally.rounds += 1
         where = f"round {tally.rounds}"
         with disk(now, full=how == "full") as resize:
