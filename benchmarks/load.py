@@ -161,7 +161,8 @@ def train(work: Path) -> None:
 def watch(line: str, work: Path, done: Callable[[], int] | None) -> list[Look]:
     """Run a command and look at it until it ends."""
     name, *arguments = line.split()
-    begin, looks = time.monotonic(), []
+    begin = time.monotonic()
+    looks: list[Look] = []
     with (work / f"{name}.txt").open("w") as log:
         child = psutil.Popen(
             [str(BIN / f"renalplan_{name}"), *arguments],
