@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types setup audit clean
+.PHONY: demo test torture lint types setup audit clean
 
 setup: $(STAMP)
 
@@ -36,6 +36,10 @@ demo: $(STAMP)
 
 test: lint types
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests -n auto --dist loadfile --no-loadscope-reorder
+
+# what is too long for `test`: the commands are ended at random moments, half an hour on one core
+torture: $(STAMP)
+	$(BIN)/python tests/long/torture.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -21,7 +21,7 @@ from renalplan.evaluation.page import named, section
 from renalplan.evaluation.page import table as html_table
 from renalplan.evaluation.summary import summary_page
 from renalplan.evaluation.tables import PER_CASE, read_table, write_table
-from renalplan.files import Record, write_json, write_text
+from renalplan.files import Record, remove_leftovers, write_json, write_text
 
 CROSSVAL_CSV, CROSSVAL_JSON, CROSSVAL_PAGE = "crossval.csv", "crossval.json", "crossval.html"
 
@@ -83,6 +83,7 @@ def gather_folds(fold_folders: dict[int, Path], out: Path, *, page: bool = True)
         fold_means={name: _fold_means(tables, name) for name in overall.structures},
         overall=overall,
     )
+    remove_leftovers(out, (CROSSVAL_CSV, CROSSVAL_JSON, CROSSVAL_PAGE))
     files = [out / CROSSVAL_CSV, out / CROSSVAL_JSON]
     write_table(files[0], table)
     write_json(files[1], summary)

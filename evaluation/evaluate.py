@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +25,9 @@ from renalplan.evaluation.summary import summary_page
 from renalplan.evaluation.tables import PER_CASE, write_table
 from renalplan.evaluation.tolerance import parse_tolerance
 from renalplan.executors import open_executor
-from renalplan.files import write_json, write_text
+from renalplan.files import remove_leftovers, write_json, write_text
 from renalplan.labels import LabelScheme
+from renalplan.locks import hold
 from renalplan.parallel import CaseExecutor, map_cases, of_case
 
 logger = logging.getLogger(__name__)
@@ -96,7 +98,8 @@ def evaluate_folders(
 
     Raises:
         UsageError: the folders have no case in common, `cases` names one without reference, the
-            cluster cannot do it, or `labels` or `tolerance` are not what they have to be.
+            cluster cannot do it, another run evaluates into `out`, or `labels` or `tolerance` are not
+            what they have to be.
         DatasetError: files that are unreadable, on different grids or with undeclared labels;
             all of them are named and nothing is written.
         WorkerError: a worker process died, or the cluster is gone.
@@ -107,13 +110,18 @@ def evaluate_folders(
         predictions, references = predictions.absolute(), references.absolute()
         images = Path(images).absolute() if images else None
     out = Path(out) if out else None
-    pairs, extra = pair_files(predictions, references, cases)
-    scans = find_scans(Path(images)) if images else {}
-    files = [p for pair in pairs for p in (pair.reference, pair.prediction) if p is not None]
     if workers is None and dask is None:
         workers = 0
-    seen = (*files[:1], *files[-1:], *list(scans.values())[:1])
-    with open_executor(workers, dask, reads=seen) as executor:
+    with ExitStack() as stack:
+        if out is not None:
+            what = f"an evaluation is being written into {out}"
+            stack.enter_context(hold(out, "evaluation", what, ", or choose another folder"))
+            remove_leftovers(out, (PER_CASE, SUMMARY, PAGE))
+        pairs, extra = pair_files(predictions, references, cases)
+        scans = find_scans(Path(images)) if images else {}
+        files = [p for pair in pairs for p in (pair.reference, pair.prediction) if p is not None]
+        seen = (*files[:1], *files[-1:], *list(scans.values())[:1])
+        executor = stack.enter_context(open_executor(workers, dask, reads=seen))
         structures = choose_structures(scheme_or_dataset_json, labels, tolerated, references, files)
         rows = _score_all(pairs, structures, executor)
         result = _summarised(rows, pairs, extra, structures)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from renalplan.files import Record
+from renalplan.errors import PredictionError
+from renalplan.files import Record, read_record, write_json
 
 
 @dataclass(frozen=True)
@@ -36,3 +39,14 @@ class CaseDecisions(Record):
 
     case: str
     decisions: dict[str, dict[str, Any]]
+
+
+def write_decisions(path: Path, case: str, decisions: dict[str, Decisions]) -> None:
+    """Write a case's decisions; those of another model's prediction that is replaced go."""
+    if not decisions:
+        with suppress(PredictionError):  # anything else of this name is not ours
+            read_record(path, CaseDecisions, PredictionError)
+            path.unlink()
+        return
+    values = {model: found.as_json() for model, found in decisions.items()}
+    write_json(path, CaseDecisions(case=case, decisions=values))

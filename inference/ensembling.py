@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from renalplan.errors import PredictionError, RenalplanError, UsageError
-from renalplan.files import Record, read_record, real_path, value_hash, write_json
+from renalplan.files import (
+    Record,
+    read_record,
+    real_path,
+    remove_leftovers,
+    value_hash,
+    write_json,
+)
 from renalplan.geometry import Orientation
 from renalplan.images import write_volume
 from renalplan.inference.fields import slab_ranges
@@ -20,7 +27,7 @@ from renalplan.inference.postprocessing.apply import apply_rules
 from renalplan.inference.postprocessing.shared import agreed
 from renalplan.inference.probabilities import SavedProbabilities, probability_files, saved_cases
 from renalplan.inference.report import REPORT as PREDICT_REPORT
-from renalplan.inference.report import PredictionReport
+from renalplan.inference.report import PredictionReport, hold_output
 from renalplan.inference.weights import member_weights, require_once
 from renalplan.postprocessing import Rule
 
@@ -176,14 +183,21 @@ def ensemble_folders(
 
     Raises:
         UsageError: the folders do not go together (see `Ensemble.open`), or `out` holds something
-            else.
+            else, or is being filled by another run.
     """
     out = Path(out)
     paths = [Path(folder) for folder in folders]
     ensemble = Ensemble.open(paths, weights, postprocessing=postprocessing)
+    with hold_output(out):
+        return _average_all(ensemble, out, overwrite, on_case)
+
+
+def _average_all(
+    ensemble: Ensemble, out: Path, overwrite: bool, on_case: Callable[[str, str], None] | None
+) -> PredictionReport:
     before = _earlier_inputs(ensemble, out, overwrite)
     report = PredictionReport(inputs=dict(before))
-    out.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out)
     for case in ensemble.cases:
         state, start = "done", time.monotonic()
         try:

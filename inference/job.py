@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from renalplan.errors import ModelError
-from renalplan.files import TEMPORARY
+from renalplan.files import remove_leftovers
 from renalplan.images import Volume
 from renalplan.inference.failures import explain
 from renalplan.inference.probabilities import probability_files
@@ -220,7 +219,4 @@ def remove_leftovers_of(scans: Sequence[ScanFiles], out: Path, *, also: str) -> 
     ours = {also, *(f"{scan.id}.json" for scan in scans)}
     for scan in scans:
         ours.update(output_names(scan, save_probabilities=True))
-    for path in out.glob(f"{TEMPORARY}*"):
-        match = re.fullmatch(rf"{re.escape(TEMPORARY)}\d+-(.+)", path.name)
-        if match and match[1] in ours:
-            path.unlink(missing_ok=True)
+    remove_leftovers(out, ours)

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from renalplan.errors import ModelError, PredictionError, UsageError
-from renalplan.files import content_hash, read_record, value_hash, write_json
+from renalplan.files import content_hash, value_hash
 from renalplan.geometry import Grid, Spacing
 from renalplan.images import Volume, write_volume
 from renalplan.imports import load_class, trusted
 from renalplan.inference.allocation import return_large_blocks
-from renalplan.inference.decisions import CaseDecisions, Decisions
+from renalplan.inference.decisions import Decisions, write_decisions
 from renalplan.inference.fields import MeanField, ProbabilityField, SlabTaker
 from renalplan.inference.job import Ledger, run_job
 from renalplan.inference.options import InferenceOptions
@@ -30,7 +30,7 @@ from renalplan.inference.probabilities import (
     probability_writer,
 )
 from renalplan.inference.remote import run_remote
-from renalplan.inference.report import Part, PredictionReport, ReportWriter, make_output
+from renalplan.inference.report import Part, PredictionReport, ReportWriter, hold_output
 from renalplan.inference.scans import ScanFiles, find_scans, require_apart
 from renalplan.inference.segmenter import Segmenter
 from renalplan.inference.uncertainty import FOLDER as UNCERTAINTY
@@ -258,7 +258,7 @@ class Predictor:
         grid, spacing = volume.grid, volume.spacing  # the scan itself need not stay any longer
 
         def write() -> None:
-            self._write_decisions(out / f"{scan.id}.json", scan.id, decisions)
+            write_decisions(out / f"{scan.id}.json", scan.id, decisions)
             if not save_probabilities:
                 forget_probabilities(out, scan.id)
             if maps is None:
@@ -289,17 +289,6 @@ class Predictor:
         if not known:
             return {}
         return {name: sum(found[name] for found in known) / len(known) for name in known[0]}
-
-    @staticmethod
-    def _write_decisions(path: Path, case: str, decisions: dict[str, Decisions]) -> None:
-        """Write a case's decisions; those of another model's prediction that is replaced go."""
-        if not decisions:
-            with contextlib.suppress(PredictionError):  # anything else of this name is not ours
-                read_record(path, CaseDecisions, PredictionError)
-                path.unlink()
-            return
-        values = {model: found.as_json() for model, found in decisions.items()}
-        write_json(path, CaseDecisions(case=case, decisions=values))
 
     def predict_folder(
         self,
@@ -332,7 +321,8 @@ class Predictor:
 
         Raises:
             UsageError: there is nothing to predict, `out` lies inside the input or holds predictions
-                of another model and `overwrite` is not given, or there is no such part.
+                of another model and `overwrite` is not given, there is no such part, or another run
+                fills the folder.
             ModelError: the model is damaged.
             OSError: a result cannot be written.
             WorkerError: writing makes no progress, or the executor is gone.
@@ -345,7 +335,32 @@ class Predictor:
         chosen = share.of(scans) if parts > 1 else list(scans)
         if (room := self.members[0].options.room()) is not None:
             chosen = [scan.within(room) for scan in chosen]
-        make_output(out)
+        with hold_output(out, share):
+            ledger = self._ledger(chosen, out, share, on_case, overwrite=overwrite)
+            if executor is not None:
+                run_remote(
+                    executor,
+                    self.recipe(),
+                    chosen,
+                    out,
+                    ledger,
+                    save_probabilities=save_probabilities,
+                )
+                return ledger.report
+            ahead = int(usable_cores() > 1) if workers is None else workers
+            run_job(self, chosen, out, ledger, save_probabilities=save_probabilities, workers=ahead)
+            return ledger.report
+
+    def _ledger(
+        self,
+        chosen: Sequence[ScanFiles],
+        out: Path,
+        share: Part,
+        on_case: Callable[[str, str], None] | None,
+        *,
+        overwrite: bool,
+    ) -> Ledger:
+        """What is known of the cases when the job begins. Raises: see `inputs_to_start_from`."""
         writer = ReportWriter(
             out=out,
             job=self.job(),
@@ -357,16 +372,7 @@ class Predictor:
         files = {scan.id: f"{scan.id}{scan.ending}" for scan in chosen}
         before = writer.inputs_to_start_from(files, overwrite=overwrite)
         also = (f"{UNCERTAINTY}/{{case}}.json",) if self.members[0].options.uncertainty else ()
-        ledger = Ledger(writer, PredictionReport(inputs=before), on_case, also=also)
-        if executor is not None:
-            run_remote(
-                executor, self.recipe(), chosen, out, ledger, save_probabilities=save_probabilities
-            )
-            return ledger.report
-        if workers is None:
-            workers = int(usable_cores() > 1)
-        run_job(self, chosen, out, ledger, save_probabilities=save_probabilities, workers=workers)
-        return ledger.report
+        return Ledger(writer, PredictionReport(inputs=before), on_case, also=also)
 
     def job(self) -> str:
         """Fingerprint of models, folds and options: same job, same results."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -13,6 +13,7 @@ from pydantic import Field
 
 from renalplan.errors import PredictionError, UsageError
 from renalplan.files import Record, read_record, write_json
+from renalplan.locks import hold
 
 REPORT = "predict_report.json"
 PART_REPORT = re.compile(r"predict_report\.part_\d+_of_\d+\.json")
@@ -115,6 +116,26 @@ class Part:
         if self.count == 1:
             return REPORT
         return f"predict_report.part_{self.index}_of_{self.count}.json"
+
+
+@contextmanager
+def hold_output(out: Path, part: Part | None = None) -> Iterator[None]:
+    """Fill a folder alone while the block runs; machines with other parts of a job may do so too.
+
+    Raises:
+        UsageError: another run fills it, or it cannot be made.
+    """
+    make_output(out)
+    advice = ", or choose another folder"
+    share = part or Part()
+    with ExitStack() as stack:
+        what = f"{out} is being filled"
+        alone = share.count == 1
+        stack.enter_context(hold(out, "prediction", what, advice, shared=not alone))
+        if not alone:
+            ours = f"part {share.index} of {share.count} in {out} is being predicted"
+            stack.enter_context(hold(out, Path(share.report).stem, ours, advice))
+        yield
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,9 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from renalplan.errors import DatasetError, RenalplanError
 
 TEMPORARY = ".tmp-"  # every unfinished file or folder carries this prefix
+UNFINISHED = re.compile(rf"{re.escape(TEMPORARY)}\d+-(.+)")
+_unfinished: set[Path] = set()  # those of this process
 
 
 class Record(BaseModel):
@@ -37,6 +40,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    _unfinished.add(temporary)
     try:
         yield temporary
         temporary.replace(path)
@@ -47,6 +51,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
+        _unfinished.discard(temporary)
 
 
 @contextlib.contextmanager
@@ -72,6 +77,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     shutil.rmtree(temporary, ignore_errors=True)
+    _unfinished.add(temporary)
     temporary.mkdir()  # not mkdtemp: its folders are closed to the group
     try:
         yield temporary
@@ -80,6 +86,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        _unfinished.discard(temporary)
         with contextlib.suppress(OSError):  # one that is not empty stays, with all that hold it
             for folder in made:
                 folder.rmdir()
@@ -102,15 +109,32 @@ def require_shown(path: Path) -> None:
         )
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete what killed runs left unfinished directly inside `folder`."""
+def remove_unfinished() -> None:
+    """Delete what this process is writing, since it ends now."""
+    for path in tuple(_unfinished):
+        _remove(path)
+
+
+def remove_leftovers(folder: Path, names: Collection[str] | None = None) -> None:
+    """Delete what killed runs left unfinished directly inside `folder`.
+
+    Args:
+        folder: It need not be there.
+        names: What the files were to be called; None for all, where nobody else may be writing.
+    """
     if not folder.is_dir():
         return
     for entry in folder.glob(f"{TEMPORARY}*"):
-        if entry.is_dir():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            entry.unlink(missing_ok=True)
+        match = UNFINISHED.fullmatch(entry.name)
+        if names is None or (match and match[1] in names):
+            _remove(entry)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

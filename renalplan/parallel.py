@@ -9,19 +9,25 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
+from types import FrameType, TracebackType
 from typing import ParamSpec, TypeVar
 
 from renalplan.errors import RenalplanError, WorkerError
+from renalplan.vitals import follow
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 P = ParamSpec("P")
+_asked: list[int] = []  # with which status this process is to end
+STOP_SECONDS = 1.0  # how long processes may take to end after an interruption
 TICK_SECONDS = 2.0  # how often an executor is asked whether waiting still makes sense
 
 
@@ -46,6 +52,37 @@ def limit_threads(threads: int) -> None:
     threadpool_limits(threads)  # of the libraries that are here already
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
+
+
+def begin_worker(threads: int, parent: int) -> None:
+    """What a process of `Processes` does first: it ends with its parent, and by SIGTERM in good order.
+
+    Args:
+        threads: See `limit_threads`.
+        parent: Who started it; Ctrl-C is for that process.
+    """
+    follow(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _raise_exit)
+    limit_threads(threads)
+
+
+def _raise_exit(number: int, _: FrameType | None) -> None:
+    _asked.append(128 + number)
+    raise SystemExit(_asked[-1])
+
+
+def call_in_worker(function: Callable[P, Result], /, *args: P.args, **kwargs: P.kwargs) -> Result:
+    """Call a function in a process of `Processes`; what ends the process ends it at once.
+
+    The pool would take SystemExit for the call's result and begin the next one; and what a library
+    catches is asked for all the same.
+    """
+    try:
+        return function(*args, **kwargs)
+    finally:
+        if _asked:
+            os._exit(_asked[-1])
 
 
 def compute_threads() -> int:
@@ -109,8 +146,8 @@ class Processes(CaseExecutor):
         self._pool = ProcessPoolExecutor(
             count,
             mp_context=multiprocessing.get_context("spawn"),
-            initializer=limit_threads,  # share the cores instead of having each take them all
-            initargs=(max(1, usable_cores() // count),),
+            initializer=begin_worker,  # share the cores instead of having each take them all
+            initargs=(max(1, usable_cores() // count), os.getpid()),
         )
 
     def submit(
@@ -118,7 +155,7 @@ class Processes(CaseExecutor):
     ) -> Future[Result]:
         """See `Executor`; the function must be importable by its name."""
         try:
-            return self._pool.submit(fn, *args, **kwargs)
+            return self._pool.submit(call_in_worker, fn, *args, **kwargs)
         except BrokenProcessPool:
             raise self._broken() from None
 
@@ -145,6 +182,30 @@ class Processes(CaseExecutor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
         """End the processes; calls that wait are not begun."""
         self._pool.shutdown(wait=wait, cancel_futures=cancel_futures)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        """As `shutdown`; somebody who interrupts us does not wait for the cases that have begun."""
+        if problem is not None and not isinstance(problem, Exception):
+            self._stop()
+        self.shutdown()
+        return None
+
+    def _stop(self) -> None:
+        """Have the processes take away what they are writing, and end."""
+        processes = list((self._pool._processes or {}).values())
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.terminate()
+        limit = time.monotonic() + STOP_SECONDS
+        for process in processes:
+            process.join(max(0.0, limit - time.monotonic()))
+            if process.is_alive():
+                process.kill()
 
 
 def map_cases(

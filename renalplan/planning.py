@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from renalplan.files import (
 )
 from renalplan.integrity import quick_check
 from renalplan.labels import LabelScheme
+from renalplan.locks import hold
 from renalplan.parallel import CaseExecutor, map_cases, of_case
 from renalplan.plan import Plan
 from renalplan.plan_files import remembered_options, settle_plan
@@ -84,7 +86,8 @@ def plan_and_preprocess(
         progress: Show a progress bar.
 
     Raises:
-        UsageError: no such dataset, planner or configuration, or the cluster cannot do it.
+        UsageError: no such dataset, planner or configuration, the cluster cannot do it, or another
+            run preprocesses the dataset.
         DatasetError: something is wrong with the dataset.
     """
     from renalplan.planners.planner import PLANNERS
@@ -97,12 +100,16 @@ def plan_and_preprocess(
     if dask is not None:
         workspace, raw = workspace.absolute(), raw.absolute()
     dataset = Dataset.open(raw)
-    quick_check(dataset)
-    first = dataset.training_cases[0].images
     folder = workspace.preprocessed(dataset.name)
-    with open_executor(
-        workers, dask, cases=len(dataset.training_cases), reads=first, writes=folder
-    ) as executor:
+    with ExitStack() as stack:
+        stack.enter_context(hold(folder, "preprocessing", f"{folder} is being written"))
+        quick_check(dataset)
+        first = dataset.training_cases[0].images
+        executor = stack.enter_context(
+            open_executor(
+                workers, dask, cases=len(dataset.training_cases), reads=first, writes=folder
+            )
+        )
         return _plan_and_store(
             dataset, folder, options, configurations, executor,
             replan=replan, remember=remember, progress=progress,
@@ -140,6 +147,7 @@ def _plan_and_store(
         options = remembered_options(folder, options)
     settled = settle_plan(fingerprint, options, folder, replan)
     plan, plan_folder = settled.plan, settled.folder
+    remove_leftovers(plan_folder)
     names = configurations or [plan.default_configuration]
     stages = {stage.name: stage for name in names for stage in plan.run(name)}
     job = StoreJob(plan, dataset.scheme, plan_folder)

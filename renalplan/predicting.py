@@ -182,7 +182,7 @@ def _elsewhere(
 
 def _checked(images: Path, out: Path, parts: int, part: int | None) -> tuple[Path, Path, Part]:
     """Refuse paths and numbers that cannot work, before anything is opened."""
-    from renalplan.inference.report import Part
+    from renalplan.inference.report import Part, hold_output
     from renalplan.inference.scans import require_apart
 
     require_apart(images, out)
@@ -194,7 +194,11 @@ def _checked(images: Path, out: Path, parts: int, part: int | None) -> tuple[Pat
         raise UsageError(f"--part {part} needs --parts: into how many parts the cases are divided.")
     if parts > 1 and part is None:
         raise UsageError(f"--parts {parts} needs --part, which one to predict: 0 to {parts - 1}.")
-    return images, out, Part(index=part or 0, count=parts)
+    share = Part(index=part or 0, count=parts)
+    if out.exists():  # somebody else may be filling it
+        with hold_output(out, share):
+            return images, out, share
+    return images, out, share
 
 
 def _workers(workers: int | None, max_ram: int | None) -> int | None:

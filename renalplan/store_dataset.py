@@ -80,7 +80,10 @@ def hash_inputs(cases: tuple[Case, ...], cache: Path, meaning: str = "") -> dict
         return Inputs(files=state, hash=content_hash(*paths))
 
     with ThreadPoolExecutor(usable_cores()) as pool:  # hashing and reading let other threads run
-        table = dict(zip((case.id for case in cases), pool.map(inputs_of, cases), strict=True))
+        try:
+            table = dict(zip((case.id for case in cases), pool.map(inputs_of, cases), strict=True))
+        finally:  # whoever interrupts us does not wait for all of them
+            pool.shutdown(cancel_futures=True)
     write_json(cache, InputTable(cases=table))
     boxed = {case.id: [[b.label, b.box] for b in case.boxes] for case in cases if case.is_boxed}
     hashes = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import threading
@@ -23,9 +24,11 @@ from typing import Any, TypeVar
 
 from renalplan.errors import LostError, RenalplanError, WorkerError
 from renalplan.parallel import usable_cores
+from renalplan.vitals import follow
 
 Result = TypeVar("Result")
 GRACE_S = 10.0  # for the others to end by themselves once one has failed
+TERM_S = 1.0  # to close what is open
 INTERRUPTED = 130
 
 
@@ -61,9 +64,14 @@ def run_together(
             sender.close()  # so that the other end is the only one, and its end is noticed
             started.append((process, receiver))
         found: Result = _first_answer(started)
-        return found
-    finally:
-        _end(started)
+    except Exception:
+        _end(started, GRACE_S)
+        raise
+    except BaseException:  # whoever interrupts us does not wait
+        _end(started, 0.0)
+        raise
+    _end(started, GRACE_S)
+    return found
 
 
 def _first_answer(started: list[tuple[BaseProcess, Connection]]) -> Any:
@@ -109,16 +117,22 @@ def _died(rank: int, started: list[tuple[BaseProcess, Connection]]) -> BaseExcep
     )
 
 
-def _end(started: list[tuple[BaseProcess, Connection]]) -> None:
-    """Let none of them outlive this call."""
-    limit = time.monotonic() + GRACE_S
+def _end(started: list[tuple[BaseProcess, Connection]], grace: float) -> None:
+    """Let none of them outlive this call.
+
+    Args:
+        started: The processes.
+        grace: Seconds in which they may end by themselves.
+    """
+    limit = time.monotonic() + grace
     for process, receiver in started:
         receiver.close()
         process.join(max(0.0, limit - time.monotonic()))
         if process.is_alive():
             process.terminate()
+    limit = time.monotonic() + max(grace, TERM_S)
     for process, _ in started:
-        process.join(GRACE_S)
+        process.join(max(0.0, limit - time.monotonic()))
         if process.is_alive():
             process.kill()
             process.join()
@@ -137,7 +151,8 @@ def _one_of_several(
     number, count = str(rank), str(processes)
     os.environ.update(place, RANK=number, LOCAL_RANK=number, GROUP_RANK="0", WORLD_SIZE=count)
     os.environ.update(LOCAL_WORLD_SIZE=count, TORCHELASTIC_RUN_ID="renalplan")
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    follow(parent)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # in good order, as by Ctrl-C
     lock = threading.Lock()
 
     def say(kind: str, value: Any) -> None:
@@ -178,13 +193,6 @@ def _send_log(say: Callable[[str, Any], None], *, quiet: bool) -> None:
     logger.handlers = [] if quiet else [_Sender(say)]
     logger.propagate = False
     logger.setLevel(logging.CRITICAL if quiet else logging.INFO)
-
-
-def _end_with(parent: int) -> None:
-    """End this process when the one that started it is gone, killed or not."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 def _free_port() -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,18 +15,22 @@ from typing import TYPE_CHECKING, Any
 from renalplan.dataset import Case, Dataset
 from renalplan.errors import DatasetError, UsageError
 from renalplan.executors import open_executor
+from renalplan.files import remove_leftovers
 from renalplan.fold_validation import FoldValidation
+from renalplan.locks import hold
 from renalplan.model_folder import ModelFolder
 from renalplan.postprocessing import POSTPROCESSING
 from renalplan.together import run_together
 from renalplan.training_budget import choose_budget
-from renalplan.training_checks import prepare_training
+from renalplan.training_checks import ReadyTraining, prepare_training
 from renalplan.training_hardware import Precision, starts_several
 from renalplan.workspace import Workspace
 
 if TYPE_CHECKING:
     from renalplan.trainers.trainer import Trainer
 
+DESCRIPTION = ("plan.json", "dataset.json", "trainer.json")
+TURN_SECONDS = 60.0  # other folds of the model may begin, or end, at the same time
 log = logging.getLogger(__name__)
 OUR_OWN = ("fold", "progress")  # what a fold that is trained elsewhere is not told
 
@@ -94,7 +99,8 @@ def train(
         since: When the budget began to run, `time.monotonic()`; now if None.
 
     Raises:
-        UsageError: anything asked for that does not exist, before any work starts.
+        UsageError: anything asked for that does not exist, or a fold that another run trains, before
+            any work starts.
     """
     asked: dict[str, Any] = {
         "task": task,
@@ -116,9 +122,9 @@ def train(
     if dask is not None:
         return _train_elsewhere(dask, asked, restart)
     if starts_several(device, devices, accumulate):
-        prepare_training(
-            **asked, processes=devices
-        )  # what cannot work is refused before they are started
+        # what cannot work is refused before they are started
+        with hold_folds(prepare_training(**asked, processes=devices)):
+            pass
         return run_together(_train_here, devices, {"asked": asked, "restart": restart})
     return _train_here(asked, restart, budget, since)
 
@@ -165,21 +171,38 @@ def _train_here(
     ready = prepare_training(**asked, processes=ranks.started_world())
     timed = choose_budget(budget, asked["settings"], ready.trainers, since, restart=restart)
     opened = partial(_open_model, ready.trainers, asked["trainer"], restart)
-    model = ranks.lead_alone(opened) or ModelFolder(ready.path)
     results: dict[str, dict[str, float]] = {}
-    with timed.stop.listening() if timed else nullcontext():
+    with ExitStack() as stack:
+        ranks.lead_alone(lambda: stack.enter_context(hold_folds(ready)))
+        model = ranks.lead_alone(opened) or ModelFolder(ready.path)
+        if timed:
+            stack.enter_context(timed.stop.listening())
         for fold, running in ready.trainers.items():
             within = (running, model, ready.dataset, ready.cases)
             with timed.fold(*within, asked["workers"]) if timed else nullcontext():
                 results[fold] = train_and_validate(*within)
             if timed and timed.stop.signal:
                 break
-    if ranks.leads() and any(results.values()):
-        _gather(ready.path)
+        if ranks.leads() and any(results.values()):
+            _gather(ready.path)
     stopped = timed.left_out(ready.trainers.keys() - results) if timed else None
     trained = Trained(ready.path, results, reported=ranks.leads(), stopped=stopped)
     ranks.part()
     return trained
+
+
+@contextmanager
+def hold_folds(ready: ReadyTraining) -> Iterator[None]:
+    """Train these folds alone while the block runs; other folds of the model may be trained.
+
+    Raises:
+        UsageError: another run trains one of them.
+    """
+    with ExitStack() as stack:
+        for fold in ready.trainers:
+            what = f"fold {fold} of {ready.path} is being trained"
+            stack.enter_context(hold(ready.path, f"fold_{fold}", what))
+        yield
 
 
 def _train_elsewhere(dask: str, asked: dict[str, Any], restart: bool) -> Trained:
@@ -194,7 +217,8 @@ def _train_elsewhere(dask: str, asked: dict[str, Any], restart: bool) -> Trained
     with open_executor(
         None, dask, reads=seen, writes=ready.path, case_seconds=math.inf
     ) as executor:
-        _open_model(ready.trainers, asked["trainer"], restart)
+        with hold_folds(ready):  # a fold's own process holds it while it trains
+            _open_model(ready.trainers, asked["trainer"], restart)
         arguments = {name: value for name, value in asked.items() if name not in OUR_OWN} | {
             "task": str(ready.dataset.folder.absolute()),
             "workspace": str(asked["workspace"].root.absolute()),
@@ -218,10 +242,18 @@ def _open_model(trainers: dict[str, Trainer], name: str, restart: bool) -> Model
         name: What they were called by.
         restart: Begin anew.
     """
+    first = next(iter(trainers.values()))
+    path = first.task.model.path
+    with hold(path, "model", f"{path} is being described", patience=TURN_SECONDS):
+        remove_leftovers(path, DESCRIPTION)
+        return _describe(path, trainers, name, restart)
+
+
+def _describe(path: Path, trainers: dict[str, Trainer], name: str, restart: bool) -> ModelFolder:
+    """See `_open_model`."""
     from renalplan.trainers.trainer import open_or_create
 
     first = next(iter(trainers.values()))
-    path = first.task.model.path
     others = not trainers.keys() >= _folds_in(path)  # what they are described by must go on to hold
     model = open_or_create(path, first, name, anew=restart and not others)
     for trainer in trainers.values() if restart else ():
@@ -241,13 +273,17 @@ def _gather(path: Path) -> None:
     from renalplan.evaluation.crossval import gather_folds
     from renalplan.evaluation.tables import PER_CASE
 
-    folders = {int(f): path / f"fold_{f}" / "validation" for f in _folds_in(path) if f.isdigit()}
-    scored = {fold: folder for fold, folder in folders.items() if (folder / PER_CASE).is_file()}
-    if len(scored) < 2:
-        return
     try:
-        gather_folds(scored, path)
-    except DatasetError as problem:  # another fold's table is no reason to fail this training
+        with hold(path, "gathering", f"{path} is being summed up", patience=TURN_SECONDS):
+            folds = [fold for fold in _folds_in(path) if fold.isdigit()]
+            folders = {int(fold): path / f"fold_{fold}" / "validation" for fold in folds}
+            scored = {f: folder for f, folder in folders.items() if (folder / PER_CASE).is_file()}
+            if len(scored) >= 2:
+                gather_folds(scored, path)
+    except (
+        DatasetError,
+        UsageError,
+    ) as problem:  # another fold's table is no reason to fail this training
         log.warning("the folds' scores are not gathered: %s", problem)
 
 

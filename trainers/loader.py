@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from typing import Any
 
@@ -15,6 +14,7 @@ from batchgenerators.dataloading.single_threaded_augmenter import SingleThreaded
 from renalplan.errors import WorkerError
 from renalplan.trainers.deferral import halves, to_device
 from renalplan.trainers.sampling import BatchSource
+from renalplan.vitals import follow
 
 
 class StepLoader(SlimDataLoaderBase):
@@ -34,7 +34,7 @@ class StepLoader(SlimDataLoaderBase):
     def set_thread_id(self, thread_id: int) -> None:
         """Called inside each worker process when it starts."""
         super().set_thread_id(thread_id)
-        threading.Thread(target=_end_with, args=(self.parent,), daemon=True).start()
+        follow(self.parent)
         # A forked child of a process that has used OpenMP must not open a thread team of its own.
         torch.set_num_threads(1)
 
@@ -43,13 +43,6 @@ class StepLoader(SlimDataLoaderBase):
         step = self.first + self.thread_id + self.made * self.stride
         self.made += 1
         return self.source.batch(step)
-
-
-def _end_with(parent: int) -> None:
-    """End this worker when the process that started it is gone, killed or not."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 class Batches:

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from renalplan.errors import RenalplanError
-from renalplan.files import atomic_folder, content_hash, value_hash
+from renalplan.files import atomic_folder, content_hash, remove_leftovers, value_hash
 from renalplan.geometry import Shape
 from renalplan.inference.engines.engine import Engine
+from renalplan.locks import hold
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -121,8 +122,11 @@ def _converted(network: nn.Module, channels: int, patch: Shape, weights: Path | 
             log.warning("%s cannot be read and is made again: %s", folder, problem)
     model = _convert(network, channels, patch)
     try:
-        with atomic_folder(folder) as temporary:
-            ov.save_model(model, temporary / MODEL, compress_to_fp16=False)
+        what = f"{folder.parent} is being written"
+        with hold(folder.parent, "conversion", what):
+            remove_leftovers(folder.parent)
+            with atomic_folder(folder) as temporary:
+                ov.save_model(model, temporary / MODEL, compress_to_fp16=False)
     except (OSError, RuntimeError, RenalplanError) as problem:  # a folder of somebody else's
         log.info("the converted network is not kept for next time: %s", problem)
     return model

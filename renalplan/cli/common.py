@@ -6,6 +6,7 @@ import argparse
 import errno
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from renalplan.errors import RenalplanError, UsageError
+from renalplan.interruption import listening
 
 SIGPIPE_STATUS = 141  # what a shell reports of a command whose reader went away
 # another kind of entry than belongs there, a link to itself, a name no file system takes
@@ -27,29 +29,50 @@ def command(function: Main) -> Main:
     @wraps(function)
     def run(arguments: list[str] | None = None) -> int:
         name = f"renalplan_{function.__name__}"
-        try:
-            with logging_to_stderr():
-                status = function(arguments)
-                sys.stdout.flush()  # here, where a reader that has gone away can be noticed
-                return status
-        except BrokenPipeError:  # `renalplan_train --help-trainer UNet | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return SIGPIPE_STATUS
-        except RenalplanError as problem:
-            _say(f"{name}: {problem}")
-            return problem.exit_status
-        except OSError as problem:
-            _say(f"{name}: {_system_reason(problem)}")
-            return 1
-        except MemoryError as problem:
-            what = f" ({problem})" if str(problem) else ""
-            _say(f"{name}: memory ran out{what}; free some, or ask for less at a time.")
-            return 1
-        except KeyboardInterrupt:
-            _say(f"{name}: interrupted; the same command continues.")
-            return 130
+
+        told: list[int] = []
+
+        def say_so(number: int) -> None:
+            if not told:
+                _say(
+                    f"{name}: {signal.Signals(number).name}: interrupted; the same command continues."
+                )
+            told.append(number)
+
+        with listening(say_so, to_the_end=arguments is None) as interruption:
+            try:
+                with logging_to_stderr():
+                    status = function(arguments)
+                    sys.stdout.flush()  # here, where a reader that has gone away can be noticed
+                    return status
+            except BaseException as problem:
+                number = interruption.number  # of what a signal raised, a library may make anything
+                if number is None and isinstance(problem, KeyboardInterrupt):
+                    number = signal.SIGINT
+                if number is None:
+                    return _failed(name, problem)
+                say_so(number)
+                return 128 + number
 
     return run
+
+
+def _failed(name: str, problem: BaseException) -> int:
+    """Say what went wrong; a defect is raised on."""
+    if isinstance(problem, BrokenPipeError):  # `renalplan_train --help-trainer UNet | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return SIGPIPE_STATUS
+    if isinstance(problem, RenalplanError):
+        _say(f"{name}: {problem}")
+        return problem.exit_status
+    if isinstance(problem, OSError):
+        _say(f"{name}: {_system_reason(problem)}")
+        return 1
+    if isinstance(problem, MemoryError):
+        what = f" ({problem})" if str(problem) else ""
+        _say(f"{name}: memory ran out{what}; free some, or ask for less at a time.")
+        return 1
+    raise problem
 
 
 def _say(sentence: str) -> None:

@@ -41,6 +41,17 @@ def test_two_folders_become_table_summary_and_page(folders: Folders, tmp_path: P
     assert any("both empty" in rule for rule in summary["conventions"])
 
 
+def test_what_a_killed_run_left_is_taken_away_and_what_others_write_is_not(
+    folders: Folders, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in (".tmp-12-per_case.csv", ".tmp-12-summary.html", ".tmp-12-case.nii.gz"):
+        (out / name).touch()
+    evaluate_folders(*folders, out=out)
+    assert [path.name for path in out.glob(".*")] == [".tmp-12-case.nii.gz"]
+
+
 def test_missing_and_extra_predictions_are_told(
     folders: Folders, caplog: pytest.LogCaptureFixture
 ) -> None:

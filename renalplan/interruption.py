@@ -1,0 +1,155 @@
+"""Ctrl-C and SIGTERM end a command within two seconds, whatever it does.
+
+The signal is raised as an exception where the program is, so that what is open is closed. A thread
+sees to it that this does not take long: while a library computes, Python raises nothing, and now
+and then a library swallows what is raised.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from renalplan.files import remove_unfinished
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GRACE_SECONDS = 1.5  # for closing what is open
+FORKED_STATUS = 128 + signal.SIGTERM
+_telling: set[int] = set()  # descriptors that signals are told to
+_masks: dict[int, set[signal.Signals]] = {}  # a thread's, while it forks
+
+
+class Interrupted(BaseException):
+    """A signal asks this process to end.
+
+    Attributes:
+        number: Which one.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+    @property
+    def status(self) -> int:
+        """What the shell is told: 130 for Ctrl-C, 143 for SIGTERM."""
+        return 128 + self.number
+
+
+class Interruption:
+    """Whether this process was asked to end.
+
+    Attributes:
+        number: The signal that asked; None as long as none has.
+    """
+
+    def __init__(self, say: Callable[[int], None]) -> None:
+        """Of this process.
+
+        Args:
+            say: Told the signal when the process is ended by force.
+        """
+        self.number: int | None = None
+        self._say = say
+        self._owner = os.getpid()
+        self._closed = threading.Event()
+
+    def take(self, number: int, _: FrameType | None) -> None:
+        """The signals' handler.
+
+        Raises:
+            Interrupted: always, in the process itself; a forked data worker leaves Ctrl-C to it.
+        """
+        if os.getpid() != self._owner:
+            if number == signal.SIGTERM:
+                os._exit(FORKED_STATUS)
+            return
+        for other in SIGNALS:  # once more ends it at once
+            signal.signal(other, signal.SIG_DFL)
+        self.number = number
+        raise Interrupted(number)
+
+    def watch(self, wakes: socket.socket) -> None:
+        """End the process if it does not end by itself after a signal; what a thread does.
+
+        Args:
+            wakes: A byte comes out of it for every signal, at once, with the signal's number.
+        """
+        with wakes:
+            while numbers := wakes.recv(64):
+                number = numbers[-1]
+                ours = self.number is not None or signal.getsignal(number) == self.take
+                if number not in SIGNALS or not ours:  # a training with a budget has other plans
+                    continue
+                if not self._closed.wait(GRACE_SECONDS):
+                    self._say(number)
+                    remove_unfinished()
+                    os._exit(128 + number)
+
+    def close(self) -> None:
+        """The process has ended what it did."""
+        self._closed.set()
+
+
+@contextmanager
+def listening(say: Callable[[int], None], *, to_the_end: bool) -> Iterator[Interruption]:
+    """Raise `Interrupted` for the two signals while the block runs; only the main thread can.
+
+    Args:
+        say: Told the signal if the process has to be ended by force.
+        to_the_end: Go on watching after the block if there was a signal: the process ends there, and
+            waits for its threads.
+    """
+    interruption = Interruption(say)
+    if threading.current_thread() is not threading.main_thread():
+        yield interruption
+        return
+    hears, tells = socket.socketpair()
+    tells.setblocking(False)
+    _telling.add(tells.fileno())
+    woken = signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
+    before = {
+        number: signal.signal(number, interruption.take)
+        for number in SIGNALS
+        if signal.getsignal(number) is not signal.SIG_IGN  # `nohup`, or a script's `&`
+    }
+    threading.Thread(target=interruption.watch, args=(hears,), daemon=True).start()
+    try:
+        yield interruption
+    finally:
+        if not (to_the_end and interruption.number is not None):
+            interruption.close()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(woken)
+            _telling.discard(tells.fileno())
+            tells.close()  # which ends the thread
+
+
+def _hold_back() -> None:
+    """Until a forked process knows that it is one, signals to it would be taken for ours."""
+    if _telling:
+        _masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _let_come() -> None:
+    if (mask := _masks.pop(threading.get_ident(), None)) is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _be_a_fork() -> None:
+    """Tell signals to nobody; what is told goes to the process that this one came from."""
+    if _telling and threading.current_thread() is threading.main_thread():
+        if (woken := signal.set_wakeup_fd(-1)) not in _telling:
+            signal.set_wakeup_fd(woken)
+        _telling.clear()
+    _let_come()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_hold_back, after_in_parent=_let_come, after_in_child=_be_a_fork)
