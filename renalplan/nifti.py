@@ -25,6 +25,7 @@ TYPES = {  # NIfTI's data type codes
     256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
 }  # fmt: skip
 CHUNK_BYTES = 1 << 24
+MOST_INFLATED = 1032  # bytes that one compressed byte can stand for
 EPSILON = float(np.finfo(np.float64).eps)  # a slope below is none, as for ITK
 DAMAGE: tuple[type[Exception], ...] = (
     *(OSError, EOFError, ValueError, OverflowError),
@@ -42,7 +43,7 @@ class Header:
         spacing: pixdim 1 to 3, as they stand in the file.
         start: Bytes before the first voxel.
         voxels: Number of voxels.
-        bits: Of one voxel.
+        bits: Of one voxel, as the header says; the data type code counts, if it is known.
         slope: What stored values are multiplied with; 1 where the file has none.
         intercept: What is added then.
     """
@@ -59,7 +60,8 @@ class Header:
     @property
     def length(self) -> int:
         """Bytes that the whole file has, uncompressed."""
-        return self.start + self.voxels * self.bits // 8
+        size = np.dtype(TYPES[self.kind]).itemsize if self.kind in TYPES else self.bits // 8
+        return self.start + self.voxels * size
 
 
 def read_header(path: Path) -> Header:
@@ -68,9 +70,7 @@ def read_header(path: Path) -> Header:
     Raises:
         DAMAGE: one of these, if the file is cut off or no NIfTI.
     """
-    # isal reads ahead, and would take a file that is cut off further on for one without a header
-    with gzip.open(path) if _is_gzip(path) else path.open("rb") as stream:
-        raw = stream.read(352)
+    raw = _first_bytes(path)
     order = "<" if struct.unpack("<i", raw[:4])[0] in (348, 540) else ">"
     if struct.unpack(order + "i", raw[:4])[0] == 540:
         kind, bits = struct.unpack_from(order + "2h", raw, 12)
@@ -88,6 +88,15 @@ def read_header(path: Path) -> Header:
     return Header(order, kind, spacing, int(start), voxels, bits, slope, intercept)
 
 
+def is_version_2(path: Path) -> bool:
+    """Whether a file is NIfTI-2, which ITK takes for no image at all."""
+    try:
+        raw = _first_bytes(path)
+    except DAMAGE:
+        return False
+    return raw[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") and raw[4:7] in (b"n+2", b"ni2")
+
+
 def is_truncated(path: Path) -> bool:
     """Whether a NIfTI file ends before its header says, without decompressing a whole file.
 
@@ -99,8 +108,11 @@ def is_truncated(path: Path) -> bool:
         return False
     try:
         expected = read_header(path).length
+        size = path.stat().st_size
         if not _is_gzip(path):
-            return path.stat().st_size < expected
+            return size < expected
+        if size * MOST_INFLATED < expected:
+            return True
         with path.open("rb") as raw:
             raw.seek(-4, 2)
             stated = struct.unpack("<I", raw.read(4))[0]
@@ -144,6 +156,12 @@ def read_voxels(path: Path) -> NDArray | None:
         return voxels
     scaled = voxels * np.float64(header.slope) + header.intercept
     return scaled if voxels.dtype == np.float64 else scaled.astype(np.float32)
+
+
+def _first_bytes(path: Path) -> bytes:
+    # isal reads ahead, and would take a file that is cut off further on for one without a header
+    with gzip.open(path) if _is_gzip(path) else path.open("rb") as stream:
+        return stream.read(352)
 
 
 def _is_gzip(path: Path) -> bool:
