@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -107,21 +108,34 @@ def json_text(value: Any) -> str:
 
 
 def read_json(path: Path, error: type[RenalplanError] = DatasetError) -> Any:
-    """Read JSON.
+    """Read JSON, in which every number is one (no NaN) and every text can be written again.
 
     Raises:
         error: the file is missing, unreadable or not JSON; the sentence names the line.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        if "\\ud" in text.lower():  # half of a pair that stands for one character
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except FileNotFoundError:
         raise error(f"{path} does not exist.") from None
-    except (OSError, UnicodeDecodeError, RecursionError) as problem:
+    except (OSError, UnicodeError, RecursionError) as problem:
         raise error(f"{path} cannot be read: {problem}.") from None
     except json.JSONDecodeError as problem:
         raise error(
             f"{path} is not valid JSON: line {problem.lineno}, column {problem.colno}: {problem.msg}."
         ) from None
+    except ValueError as problem:  # a number that is none, or of thousands of digits
+        raise error(f"{path} is not valid JSON: {problem}.") from None
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number")
+    return number
 
 
 def read_record(
