@@ -92,6 +92,7 @@ setup(
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.5",
+            "pytest-cov>=5",
             "hypothesis>=6.100",
             "build>=1.2",
             "psutil>=5.9",

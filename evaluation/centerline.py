@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
@@ -25,6 +24,7 @@ from skimage.morphology import skeletonize
 from renalplan.evaluation.overlap import require_same_shape
 from renalplan.evaluation.surface import cut_to_both, directed_distances, empty_mask_mm
 from renalplan.geometry import Shape, Spacing
+from renalplan.pieces import number_pieces
 
 # a structure is tubular if its name holds one of them: "Renal_Artery", "left veins", "ureters"
 TUBULAR = ("artery", "arteries", "vein", "vessel", "ureter")
@@ -96,7 +96,7 @@ def centerline_voxels(mask: NDArray) -> NDArray:
     be a false positive that costs nothing.
     """
     centerline = np.zeros_like(mask)
-    parts = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=26)
+    parts = number_pieces(mask)
     # part by part: thinning never looks beyond one, and stray voxels far apart span a large box
     for number, place in enumerate(find_objects(parts), start=1):
         # one voxel around it: without, a mask one slice thick is thinned in another way

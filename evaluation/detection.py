@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
 from renalplan.evaluation.overlap import require_same_shape
+from renalplan.pieces import number_pieces
 
 LEAST_IOU = 0.1
 
@@ -53,10 +53,7 @@ def detect_lesions(
         DatasetError: the masks differ in shape.
     """
     require_same_shape(reference, prediction)
-    truth, found = (
-        cc3d.connected_components(np.ascontiguousarray(mask, dtype=bool), connectivity=26)
-        for mask in (reference, prediction)
-    )
+    truth, found = (number_pieces(mask) for mask in (reference, prediction))
     true_sizes, found_sizes = (np.bincount(parts[parts > 0]) for parts in (truth, found))
     shared = (truth > 0) & (found > 0)
     parts = int(found.max(initial=0)) + 1

@@ -18,6 +18,7 @@ from renalplan.files import Record
 from renalplan.geometry import Box, Spacing, box_shape, box_slices, mask_box
 from renalplan.images import Volume, read_channels
 from renalplan.labels import LabelScheme, values_in
+from renalplan.pieces import number_pieces
 from renalplan.plan import Intensities
 from renalplan.preprocessing import body_box
 
@@ -236,7 +237,7 @@ def _components(mask: NDArray[np.bool_], spacing: Spacing) -> tuple[Component, .
     steps = tuple(max(1, int(COARSE_MM / s)) for s in spacing)
     thin = np.ascontiguousarray(mask[:: steps[0], :: steps[1], :: steps[2]])
     thin_spacing = np.asarray(spacing) * steps
-    pieces = cc3d.connected_components(thin, connectivity=26)
+    pieces = number_pieces(thin)
     statistics = cc3d.statistics(pieces)
     found = []
     for number in range(1, len(statistics["voxel_counts"])):

@@ -156,7 +156,7 @@ def json_text(value: Any) -> str:
 
 
 def read_json(path: Path, error: type[RenalplanError] = DatasetError) -> Any:
-    """Read JSON.
+    """Read JSON, in which every number is one (no NaN) and every text can be written again.
 
     Raises:
         error: the file is missing, unreadable or not JSON, an object has a key twice, or a number is not
@@ -164,19 +164,24 @@ def read_json(path: Path, error: type[RenalplanError] = DatasetError) -> Any:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        return json.loads(
+        value = json.loads(
             text, object_pairs_hook=_once_each, parse_constant=_finite, parse_float=_finite
         )
+        if "\\ud" in text.lower():  # half of a pair that stands for one character
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except FileNotFoundError:
         raise error(f"{path} does not exist.") from None
     except OSError as problem:
         reason = problem.strerror or str(problem)
         raise error(f"{path} cannot be read: {reason}; it must be a file you may read.") from None
+    except (UnicodeError, RecursionError) as problem:
+        raise error(f"{path} cannot be read: {problem}; repair it.") from None
     except json.JSONDecodeError as problem:
         place = f"line {problem.lineno}, column {problem.colno}"
         raise error(f"{path} is not valid JSON: {place}: {problem.msg}; repair it.") from None
-    except (ValueError, RecursionError) as problem:  # other text than UTF-8, endless numbers
-        raise error(f"{path} cannot be read: {problem}; repair it.") from None
+    except ValueError as problem:  # a key twice, a number that is none, or of thousands of digits
+        raise error(f"{path} is not valid JSON: {problem}; repair it.") from None
 
 
 def _finite(text: str) -> float:

@@ -19,6 +19,7 @@ from renalplan.text_headers import text_header_problem
 
 UNREADABLE: tuple[type[Exception], ...] = (RuntimeError, MemoryError, *nifti.DAMAGE)
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
+NIFTI_2 = "it is NIfTI-2, which ITK does not read; save it as NIfTI-1."
 
 # ITK prints warnings of its own to stderr; ours say which file and what to do.
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -66,7 +67,8 @@ def read_grid(path: Path) -> Grid:
     try:
         reader.ReadImageInformation()
     except RuntimeError as problem:
-        raise DatasetError(f"{path} cannot be read as an image: {_itk_reason(problem)}") from None
+        reason = NIFTI_2 if nifti.is_version_2(path) else _itk_reason(problem)
+        raise DatasetError(f"{path} cannot be read as an image: {reason}") from None
     dimension = reader.GetDimension()
     size = reader.GetSize()
     if dimension != 3 and not (dimension == 4 and size[3] == 1):

@@ -11,11 +11,11 @@ Sources:
 
 from __future__ import annotations
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
 from renalplan.geometry import Spacing, mask_box
+from renalplan.pieces import largest_piece
 from renalplan.regions import Piece, find_pieces
 
 PAPER_SPACING: Spacing = (3.0, 0.7816, 0.7816)  # mm along (z, y, x) [C2F]
@@ -62,7 +62,7 @@ def separate_kidneys(
     """
     kidneys = count_kidneys(mask, spacing, threshold_ml)
     if len(kidneys) == 1:
-        largest = cc3d.largest_k(np.ascontiguousarray(mask), k=1, connectivity=26) > 0
+        largest = largest_piece(mask)
         halves = split_by_midplane(largest, spacing)
         if all(half.ml > threshold_ml * (1 + ROUNDING) for half in halves):
             return _by_size(halves)

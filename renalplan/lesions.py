@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from renalplan.geometry import Box, Spacing, box_slices
 from renalplan.kidneys import LEAST_ML
+from renalplan.pieces import number_pieces
 from renalplan.regions import find_pieces
 
 PADDING_MM = 25.0  # around the kidneys; the paper's 30 voxels would be 90 mm across slices
@@ -95,7 +95,7 @@ def connected_to(
 
     Voxels touch by a face, an edge or a corner.
     """
-    labelled = cc3d.connected_components(np.ascontiguousarray(lesions), connectivity=26)
+    labelled = number_pieces(lesions)
     reach = ndimage.binary_dilation(kidney, np.ones((3, 3, 3), bool)) if kidney.any() else kidney
     touching = np.zeros(int(labelled.max()) + 1, bool)
     touching[labelled[reach]] = True

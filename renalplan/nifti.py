@@ -27,6 +27,7 @@ TYPES = {  # NIfTI's data type codes
 OTHER_TYPES = (32, 128, 1536, 1792, 2048, 2304)  # complex, colours, 128 bits: for ITK to say
 MAGIC = {348: (344, b"n+1\0"), 540: (4, b"n+2\0")}  # size of the header -> where, what
 CHUNK_BYTES = 1 << 24
+MOST_INFLATED = 1032  # bytes that one compressed byte can stand for
 EPSILON = float(np.finfo(np.float64).eps)  # a slope below is none, as for ITK
 DAMAGE: tuple[type[Exception], ...] = (
     *(OSError, EOFError, ValueError, OverflowError),
@@ -44,7 +45,7 @@ class Header:
         spacing: pixdim 1 to 3, as they stand in the file.
         start: Bytes before the first voxel.
         voxels: Number of voxels.
-        bits: Of one voxel.
+        bits: Of one voxel, as the header says; the data type code counts, if it is known.
         slope: What stored values are multiplied with; 1 where the file has none.
         intercept: What is added then.
     """
@@ -61,7 +62,8 @@ class Header:
     @property
     def length(self) -> int:
         """Bytes that the whole file has, uncompressed."""
-        return self.start + self.voxels * self.bits // 8
+        size = np.dtype(TYPES[self.kind]).itemsize if self.kind in TYPES else self.bits // 8
+        return self.start + self.voxels * size
 
 
 def read_header(path: Path) -> Header:
@@ -149,6 +151,15 @@ def _dims(raw: bytes, order: str) -> tuple[int, ...]:
     return struct.unpack_from(order + "8h", raw, 40)
 
 
+def is_version_2(path: Path) -> bool:
+    """Whether a file is NIfTI-2, which ITK takes for no image at all."""
+    try:
+        raw = _first_bytes(path)
+    except DAMAGE:
+        return False
+    return raw[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") and raw[4:7] in (b"n+2", b"ni2")
+
+
 def is_truncated(path: Path) -> bool:
     """Whether a NIfTI file ends before its header says, without decompressing a whole file.
 
@@ -160,8 +171,11 @@ def is_truncated(path: Path) -> bool:
         return False
     try:
         expected = read_header(path).length
+        size = path.stat().st_size
         if not _is_gzip(path):
-            return path.stat().st_size < expected
+            return size < expected
+        if size * MOST_INFLATED < expected:
+            return True
         with path.open("rb") as raw:
             raw.seek(-4, 2)
             stated = struct.unpack("<I", raw.read(4))[0]

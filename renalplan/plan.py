@@ -129,16 +129,31 @@ class StagePlan(Record):
         strides = self.network.arguments.get("strides")
         if not strides:
             return self
-        divisors = [math.prod(int(stride[axis]) for stride in strides) for axis in range(3)]
+        if not _are_strides(strides):
+            raise ValueError(
+                f"stage {self.name}: strides must be lists of three whole numbers from 1"
+            )
+        divisors = [math.prod(stride[axis] for stride in strides) for axis in range(3)]
         if any(n % d for n, d in zip(self.patch_size, divisors, strict=True)):
             nearest = tuple(
-                max(d, round(n / d) * d) for n, d in zip(self.patch_size, divisors, strict=True)
+                max(d, (2 * n + d) // (2 * d) * d)
+                for n, d in zip(self.patch_size, divisors, strict=True)
             )
             raise ValueError(
                 f"stage {self.name}: patch_size {self.patch_size} does not fit the network, which "
                 f"needs multiples of {tuple(divisors)}; the nearest is {nearest}"
             )
         return self
+
+
+def _are_strides(values: Any) -> bool:
+    """Whether a network's argument is a list of (z, y, x) strides."""
+    return isinstance(values, list | tuple) and all(
+        isinstance(stride, list | tuple)
+        and len(stride) == 3
+        and all(type(n) is int and n > 0 for n in stride)
+        for stride in values
+    )
 
 
 class Plan(Record):

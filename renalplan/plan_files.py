@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from renalplan.errors import UsageError
+from pydantic import TypeAdapter, ValidationError
+
+from renalplan.errors import DatasetError, UsageError
 from renalplan.files import Record, read_record, value_hash, write_json
 from renalplan.plan import Plan
 from renalplan.workspace import Workspace
@@ -44,6 +46,9 @@ def remembered_options(folder: Path, asked: PlanOptions | None = None) -> PlanOp
         folder: The dataset's preprocessed folder.
         asked: Whose planner and name say which plan; returned as it is if there is no such plan.
             None is the only plan there is (or `renal`, if several), else the defaults.
+
+    Raises:
+        DatasetError: plan_origin.json is not valid.
     """
     from renalplan.planners.options import PlanOptions
 
@@ -54,13 +59,23 @@ def remembered_options(folder: Path, asked: PlanOptions | None = None) -> PlanOp
         path = next(iter(origins.values())) if len(origins) == 1 else origins.get("renal")
     if path is None:
         return asked or PlanOptions()
-    known = read_record(path, PlanOrigin).options
-    if asked is not None and known["planner"] != asked.planner:
-        return asked
-    values: dict[str, Any] = {
-        name: tuple(v) if isinstance(v, list) else v for name, v in known.items()
-    }
-    return PlanOptions(**values)
+    known = _parse_options(read_record(path, PlanOrigin).options, path)
+    return known if asked is None or known.planner == asked.planner else asked
+
+
+def _parse_options(values: dict[str, Any], path: Path) -> PlanOptions:
+    """Options as plan_origin.json has them; `DatasetError` if they are none."""
+    from renalplan.planners.options import PlanOptions
+
+    try:
+        if unknown := sorted(values.keys() - {field.name for field in fields(PlanOptions)}):
+            raise ValueError(f"there is no option {unknown[0]!r}")
+        return TypeAdapter(PlanOptions).validate_python(values)
+    except ValueError as problem:
+        reason = problem.errors()[0]["msg"] if isinstance(problem, ValidationError) else problem
+        raise DatasetError(
+            f"{path}: options: {reason}; delete the file, and ask for the options again."
+        ) from None
 
 
 def settle_plan(

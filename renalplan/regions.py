@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from renalplan.geometry import Box, Spacing, grow_box, margin_voxels, merge_overlapping
+from renalplan.pieces import number_pieces
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def find_pieces(mask: NDArray[np.bool_], spacing: Spacing, minimum_ml: float) ->
         minimum_ml: Smaller pieces do not count; if all are smaller the largest one does, so a mask
             with any voxel has a piece.
     """
-    labelled = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=26)
+    labelled = number_pieces(mask)
     statistics = cc3d.statistics(labelled)
     volumes = statistics["voxel_counts"][1:] * float(np.prod(spacing)) / 1000
     if len(volumes) == 0:

@@ -20,6 +20,7 @@ from renalplan.interpolation import (
 from renalplan.labels import values_in
 
 ANISOTROPY = 3.0  # nnU-Net's threshold: coarser axes than this are not interpolated with cubics
+EQUAL = np.float32(1e-6)  # weights no further apart than rounding are equal
 
 
 def resample_image(
@@ -96,10 +97,10 @@ def _largest(labels: NDArray, matrices: list[NDArray[np.float32]]) -> NDArray:
             weight = apply_along(weight, band(matrix[a:b, c:d]), axis)
         place = box_slices(target)
         total[place] += weight[0]
-        wins = weight[0] > best[place]
+        wins = weight[0] > best[place] + EQUAL
         np.copyto(best[place], weight[0], where=wins)
         np.copyto(result[place], value, where=wins)
-    result[best <= 1 - total + 1e-6] = 0  # what no structure holds belongs to the background
+    result[best <= 1 - total + EQUAL] = 0  # what no structure holds belongs to the background
     return result
 
 

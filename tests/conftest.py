@@ -1,4 +1,4 @@
-"""DICOM series for the tests of several folders, written file by file so that each can be wrong."""
+"""What tests of several folders share: hypothesis profiles, and DICOM series of which each file can be wrong."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+# `make test` draws the same examples every time; --hypothesis-profile=long draws many new ones
+settings.register_profile("quick", derandomize=True, deadline=None)
+settings.register_profile(
+    "long", max_examples=5000, deadline=1000, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("quick")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

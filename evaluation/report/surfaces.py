@@ -14,7 +14,6 @@ Sources:
 
 from __future__ import annotations
 
-import cc3d
 import numpy as np
 import trimesh
 from numpy.typing import NDArray
@@ -25,6 +24,7 @@ from trimesh.smoothing import filter_taubin
 from renalplan.evaluation.surgery.frame import Frame
 from renalplan.evaluation.surgery.mesh import blur
 from renalplan.geometry import Spacing, box_slices, mask_box
+from renalplan.pieces import number_pieces
 
 MOST_TRIANGLES = 100_000  # of one structure in a file
 SPECK_VOXELS = 8  # pieces below have no shape to show
@@ -67,7 +67,7 @@ def make_surface(
 
 
 def _without_specks(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    pieces = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=26)
+    pieces = number_pieces(mask)
     large = np.bincount(pieces.ravel()) >= SPECK_VOXELS
     large[0] = False
     result: NDArray[np.bool_] = large[pieces]

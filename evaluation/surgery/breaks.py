@@ -6,7 +6,6 @@ vessels that only come near each other; the surgeon decides, and has the coordin
 
 from __future__ import annotations
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -17,6 +16,7 @@ from renalplan.evaluation.surgery.numbers import ML, MM, MM2, Number, measured, 
 from renalplan.evaluation.surgery.sides import Mask
 from renalplan.evaluation.surgery.tree import ArteryTree
 from renalplan.files import Record
+from renalplan.pieces import number_pieces
 
 
 class Break(Record):
@@ -77,7 +77,7 @@ def find_breaks(tree: ArteryTree, frame: Frame) -> tuple[Break, ...]:
 def find_contacts(artery: Mask, vein: Mask, frame: Frame) -> tuple[Contact, ...]:
     """Every place where artery and vein share voxel faces, the largest first."""
     touching = artery & ndimage.binary_dilation(vein)
-    parts = cc3d.connected_components(touching, connectivity=26)
+    parts = number_pieces(touching)
     middles: list[NDArray] = []
     areas: list[NDArray] = []
     owners: list[NDArray] = []

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cc3d
 import edt
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from skimage.morphology import convex_hull_image
 from renalplan.evaluation.surgery.frame import Frame
 from renalplan.evaluation.surgery.mesh import BLUR
 from renalplan.geometry import box_slices, grow_box, mask_box
+from renalplan.pieces import number_pieces
 
 STEP_MM = 1.0  # of the upright copy that is looked at slice by slice
 BAY_MM = 4.0
@@ -67,7 +67,7 @@ def find_hilum(organ: NDArray[np.bool_], frame: Frame) -> Hilum | None:
     for number, plane in enumerate(upright):
         if np.count_nonzero(plane) >= 10:
             depth[number] = _bays(plane)
-    parts = cc3d.connected_components(depth > BAY_MM / 2, connectivity=6)
+    parts = number_pieces(depth > BAY_MM / 2, 6)
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
     if len(sizes) < 2 or sizes.max() * STEP_MM**3 / 1000 < LEAST_BAY_ML:

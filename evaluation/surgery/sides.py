@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cc3d
 import edt
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from renalplan.evaluation.surgery.anatomy import Anatomy
 from renalplan.evaluation.surgery.frame import Frame
 from renalplan.geometry import Box, Spacing, box_slices, grow_box, margin_voxels, mask_box
 from renalplan.kidneys import NORMAL, THRESHOLD_ML
+from renalplan.pieces import number_pieces
 from renalplan.regions import find_pieces
 
 VESSEL_REACH_MM = 120.0  # arteries and veins further from a kidney are not its own
@@ -115,7 +115,7 @@ def find_kidneys(labels: NDArray, anatomy: Anatomy, frame: Frame) -> list[Kidney
 def _owners(organ: Mask, spacing: Spacing, midplane: int | None) -> tuple[NDArray[np.uint8], int]:
     """For each organ voxel the number of its kidney, from 1; and how many kidneys there are."""
     pieces = find_pieces(organ, spacing, 0.0)
-    parts = cc3d.connected_components(np.ascontiguousarray(organ), connectivity=26)
+    parts = number_pieces(organ)
     order = sorted(range(len(pieces)), key=lambda i: -pieces[i].ml)
     large = [i for i in order if pieces[i].ml > THRESHOLD_ML][:NORMAL] or order[:1]
     if not large:
@@ -193,7 +193,7 @@ def _box_of(masks: list[Mask], frame: Frame) -> Box:
 
 def number_tumors(tumor: Mask, frame: Frame) -> NDArray[np.int32]:
     """Connected tumors (26 neighbours), the largest is 1; specks below `LEAST_TUMOR_ML` are left out."""
-    parts = cc3d.connected_components(np.ascontiguousarray(tumor), connectivity=26)
+    parts = number_pieces(tumor)
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
     order = np.argsort(-sizes, kind="stable")

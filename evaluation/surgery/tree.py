@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import cc3d
 import edt
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from renalplan.evaluation.surgery.calibre import arc, smooth_path, tube_radius
 from renalplan.evaluation.surgery.sides import KidneyMasks, Mask
 from renalplan.evaluation.surgery.skeleton import Skeleton, make_skeleton
 from renalplan.geometry import Spacing
+from renalplan.pieces import number_pieces
 
 AT_AORTA, FARTHEST = "where it touches the aorta", "its end farthest from the kidney"
 TOUCH_MM = 2.0  # an artery this near to the aorta's label touches it
@@ -96,7 +96,7 @@ def make_tree(masks: KidneyMasks) -> ArteryTree | None:
     if artery is None or not artery.any():
         return None
     spacing = masks.frame.spacing
-    parts = cc3d.connected_components(np.ascontiguousarray(artery), connectivity=26)
+    parts = number_pieces(artery)
     line = centerline_voxels(artery)
     wall = edt.edt(artery, anisotropy=spacing, black_border=False)
     away = edt.edt(~masks.organ, anisotropy=spacing, black_border=False)

@@ -19,6 +19,7 @@ from renalplan.inference.postprocessing.scene import Scene
 from renalplan.inference.postprocessing.vessels import unconnected
 from renalplan.inference.postprocessing.volumes import small
 from renalplan.labels import LabelScheme
+from renalplan.pieces import number_pieces
 from renalplan.postprocessing import Rule, misfit
 from renalplan.roles import find_roles
 
@@ -104,7 +105,7 @@ def as_decisions(removed: Sequence[Removed]) -> Decisions:
 
 def _give_to_surroundings(labels: NDArray, gone: NDArray[np.bool_]) -> list[int]:
     """Relabel each piece of `gone` in place; returns their voxel counts."""
-    pieces = cc3d.connected_components(gone, connectivity=26)
+    pieces = number_pieces(gone)
     statistics = cc3d.statistics(pieces)
     labels[gone] = 0
     for number, bounds in enumerate(statistics["bounding_boxes"][1:], 1):

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from renalplan.inference.postprocessing.scene import Scene
+from renalplan.pieces import number_pieces
 from renalplan.postprocessing import AtMostTwoKidneys
 
 
@@ -22,7 +23,7 @@ def surplus(labels: NDArray, scene: Scene, rule: AtMostTwoKidneys) -> NDArray[np
         rule: How many pieces stay.
     """
     organ = np.isin(labels, scene.roles.organ)
-    pieces = cc3d.connected_components(organ, connectivity=26)
+    pieces = number_pieces(organ)
     sizes = cc3d.statistics(pieces)["voxel_counts"].astype(np.int64)
     kidneys = np.unique(pieces[np.isin(labels, scene.roles.kidney)])
     by_size = kidneys[np.argsort(-sizes[kidneys], kind="stable")]  # of equal ones, the first stays

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from renalplan.geometry import Spacing
 from renalplan.inference.postprocessing.scene import Scene
 from renalplan.kidneys import NORMAL, count_kidneys
+from renalplan.pieces import number_pieces
 from renalplan.postprocessing import VesselsReachAorta
 
 Range = tuple[int, int]  # first and last voxel along x
@@ -68,9 +69,9 @@ def join_near(mask: NDArray[np.bool_], spacing: Spacing, gap_mm: float) -> NDArr
         Numbers from 1 in the mask, 0 elsewhere.
     """
     if gap_mm == 0 or not mask.any():
-        return cc3d.connected_components(mask, connectivity=26)
+        return number_pieces(mask)
     near = edt.edt(~mask, anisotropy=spacing, parallel=1) <= gap_mm / 2
-    joined = cc3d.connected_components(near, connectivity=26)
+    joined = number_pieces(near)
     joined[~mask] = 0
     return joined
 

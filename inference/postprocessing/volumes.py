@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from renalplan.inference.postprocessing.scene import Scene
+from renalplan.pieces import number_pieces
 from renalplan.postprocessing import MinimumVolume
 
 ROUNDING = 1e-9  # a piece of exactly the volume stays, whatever the order of multiplication
@@ -21,7 +22,7 @@ def small(labels: NDArray, scene: Scene, rule: MinimumVolume) -> NDArray[np.bool
         rule: Which structure, and how many ml stay.
     """
     mask = np.isin(labels, scene.scheme.foreground[rule.structure])
-    pieces = cc3d.connected_components(mask, connectivity=26)
+    pieces = number_pieces(mask)
     volumes = cc3d.statistics(pieces)["voxel_counts"] * float(np.prod(scene.spacing)) / 1000
     gone = volumes < rule.ml * (1 - ROUNDING)
     gone[0] = False

@@ -22,6 +22,7 @@ from renalplan.inference.decisions import Decisions
 from renalplan.inference.fields import ProbabilityField
 from renalplan.inference.segmenters.staged import StagedSegmenter
 from renalplan.labels import LabelScheme
+from renalplan.pieces import number_pieces
 
 CONNECTIVITY: Literal[18] = 18  # faces and edges, [Yang2020]
 WORTH_A_REMARK_ML = 0.1  # a ball of 6 mm
@@ -78,7 +79,7 @@ def report(removed: NDArray[np.bool_], spacing: Spacing) -> Decisions:
         removed: Voxels of all removed pieces, (z, y, x).
         spacing: mm along the same axes.
     """
-    pieces = cc3d.connected_components(np.ascontiguousarray(removed), connectivity=CONNECTIVITY)
+    pieces = number_pieces(removed, CONNECTIVITY)
     counts = cc3d.statistics(pieces)["voxel_counts"][1:]
     volumes = sorted((float(n) * prod(spacing) / 1000 for n in counts), reverse=True)
     large = [ml for ml in volumes if ml >= WORTH_A_REMARK_ML]
@@ -94,7 +95,7 @@ def report(removed: NDArray[np.bool_], spacing: Spacing) -> Decisions:
 
 def smaller_pieces(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """A (z, y, x) mask without its largest 18-connected piece; of equal ones the first is largest."""
-    pieces = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=CONNECTIVITY)
+    pieces = number_pieces(mask, CONNECTIVITY)
     sizes = cc3d.statistics(pieces)["voxel_counts"][1:]
     if len(sizes) < 2:
         return np.zeros(mask.shape, bool)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cc3d
 import edt
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from renalplan.phantom.canvas import Canvas, Window
 from renalplan.phantom.fields import RandomField
 from renalplan.phantom.shapes import Floats
 from renalplan.phantom.tissue import HISTOLOGIES
+from renalplan.pieces import number_pieces
 
 SMALLEST_ML = 8.0  # smaller parts are not kidneys of their own
 CORTEX_MM = 6.0
@@ -68,7 +68,7 @@ def label_boxes(labels: NDArray[np.uint8], spacing: Spacing) -> list[Box]:
     whole = mask_box(labels)
     if whole is None:
         return []
-    part = cc3d.connected_components((labels[box_slices(whole)] > 0), connectivity=26)
+    part = number_pieces(labels[box_slices(whole)] > 0)
     sizes = np.bincount(part.ravel())[1:] * (float(np.prod(spacing)) / 1000)
     large = np.flatnonzero(sizes >= SMALLEST_ML)
     if len(large) < 2:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from renalplan.errors import PlanError, UsageError
+from renalplan.errors import DatasetError, PlanError, UsageError
 from renalplan.plan import Intensities
 from renalplan.plan_files import remembered_options, settle_plan
 from renalplan.planners.fingerprint import CaseFingerprint, Component, Fingerprint, Structure
@@ -127,3 +127,23 @@ def test_a_window_is_remembered(tmp_path: Path, fingerprint: Fingerprint) -> Non
     assert remembered_options(tmp_path) == asked
     with pytest.raises(UsageError, match="the lower first"):
         PlanOptions(window=(500.0, -200.0))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"planner": "renal", "batch": 2}, "there is no option 'batch'"),
+        ({"planner": "renal", "gpu_memory_gb": "all"}, "valid number"),
+        ({"planner": 7}, "valid string"),
+        ({"planner": "renal", "spacing": [1.0]}, "Field required"),
+        ({"planner": "renal", "base_features": 1}, "base_features must lie between"),
+    ],
+)
+def test_options_that_are_none_are_refused_by_file(
+    tmp_path: Path, options: dict[str, object], sentence: str
+) -> None:
+    path = tmp_path / "renal" / "plan_origin.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"fingerprint": "f", "options": options, "written": "w"}))
+    with pytest.raises(DatasetError, match=rf"plan_origin\.json: options: .*{sentence}"):
+        remembered_options(tmp_path)

@@ -185,3 +185,27 @@ def test_the_order_of_keys_does_not_change_a_hash() -> None:
     assert value_hash({"a": 1, "b": [2]}) == value_hash({"b": [2], "a": 1})
     assert value_hash({"a": 1}) != value_hash({"a": 2})
     assert value_hash(Point(x=1)) == value_hash({"x": 1, "y": 0})
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'{"x": ' + b"9" * 5000 + b"}", "Exceeds the limit"),
+        (b'{"x": NaN}', "NaN is no number"),
+        (b'{"x": [-Infinity]}', "-Infinity is no number"),
+        (b'{"x": 1e999}', "1e999 is no number"),
+    ],
+)
+def test_numbers_that_are_none_are_no_json(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(PlanError, match=rf"a\.json is not valid JSON: .*{reason}"):
+        read_json(tmp_path / "a.json", PlanError)
+
+
+@pytest.mark.parametrize("text", ['"\\ud800"', '{"\\uDFFF": 1}'])
+def test_half_a_character_is_refused_and_a_whole_one_kept(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(DatasetError, match=r"a\.json cannot be read: .*surrogates"):
+        read_json(tmp_path / "a.json")
+    (tmp_path / "b.json").write_text('"\\ud83d\\ude00"')
+    assert read_json(tmp_path / "b.json") == "\N{GRINNING FACE}"

@@ -88,7 +88,9 @@ def test_a_grown_box_stops_at_the_border() -> None:
 
 def test_boxes_that_touch_do_not_overlap() -> None:
     first = ((0, 2), (0, 2), (0, 2))
-    assert not boxes_overlap(first, ((2, 4), (0, 2), (0, 2)))
+    beside = ((2, 4), (0, 2), (0, 2))
+    assert not boxes_overlap(first, beside)
+    assert not boxes_overlap(beside, first)
     assert boxes_overlap(first, ((1, 4), (1, 2), (0, 1)))
 
 
@@ -105,6 +107,23 @@ def test_a_merged_box_swallows_what_it_now_overlaps() -> None:
         ((4, 5), (4, 5), (0, 1)),
     ]
     assert merge_overlapping(boxes) == [((0, 6), (0, 6), (0, 2))]
+
+
+def test_a_box_joins_all_that_it_meets_and_what_they_meet_then() -> None:
+    apart = [((0, 1), (0, 1), (0, 9)), ((0, 1), (3, 4), (0, 9))]
+    across = ((0, 2), (0, 5), (0, 1))
+    assert merge_overlapping([*apart, across]) == [((0, 2), (0, 5), (0, 9))]
+    # this one meets the first alone, but both together reach the second
+    beside = ((0, 8), (0, 1), (8, 9))
+    far = ((5, 6), (0, 1), (2, 3))
+    assert merge_overlapping([apart[0], far, beside]) == [((0, 8), (0, 1), (0, 9))]
+
+
+def test_the_spacing_turns_with_the_axes(make_grid: Callable[..., Grid]) -> None:
+    grid = make_grid((2, 3, 4), spacing=(0.5, 0.75, 2.0))
+    assert Orientation.of(grid).spacing(grid) == (2.0, 0.75, 0.5)
+    assert Orientation((1, 0, 2), (True, False, False)).spacing(grid) == (0.75, 2.0, 0.5)
+    assert Orientation((1, 0, 2), (True, False, False)).shape(grid) == (3, 4, 2)
 
 
 def test_the_order_of_boxes_does_not_matter() -> None:
@@ -134,3 +153,25 @@ def test_an_array_is_laid_out_as_it_is_turned(
     assert found.dtype == dtype
     np.testing.assert_array_equal(found, view)
     assert laid_out(array) is array
+
+
+@pytest.mark.parametrize(
+    ("name", "index", "allowed", "too_much"),
+    [("spacing", 1, 0.0009, 0.0011), ("origin", 2, 0.009, 0.011), ("direction", 4, 9e-5, 1.1e-4)],
+)
+def test_how_much_is_a_difference(
+    make_grid: Callable[..., Grid], name: str, index: int, allowed: float, too_much: float
+) -> None:
+    grid = make_grid((3, 4, 5))
+    for by, count in ((allowed, 0), (-allowed, 0), (too_much, 1), (-too_much, 1)):
+        values = list(getattr(grid, name))
+        values[index] += by
+        assert len(grid.differences(make_grid((3, 4, 5), **{name: tuple(values)}))) == count
+
+
+def test_a_difference_is_shown_to_four_digits_without_a_negative_zero(
+    make_grid: Callable[..., Grid],
+) -> None:
+    other = make_grid((3, 4, 5), origin=(-0.0, 123.456, 0.0))
+    expected = ["origin (0, 0, 0) against (0, 123.5, 0) mm"]
+    assert make_grid((3, 4, 5)).differences(other) == expected

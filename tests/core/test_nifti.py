@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from renalplan.errors import DatasetError
 from renalplan.images import read_volume
 from renalplan.nifti import (
     TYPES,
     Header,
     header_problem,
     is_truncated,
+    is_version_2,
     read_header,
     read_voxels,
 )
@@ -172,3 +174,37 @@ def test_an_empty_or_nonsense_file_is_truncated(tmp_path: Path) -> None:
 def test_other_formats_are_not_judged_by_their_length(tmp_path: Path) -> None:
     (tmp_path / "scan.nrrd").write_bytes(b"")
     assert not is_truncated(tmp_path / "scan.nrrd")
+
+
+@pytest.mark.parametrize("bits", [0, -8, 8])
+def test_what_a_voxel_takes_is_said_by_its_type(tmp_path: Path, bits: int) -> None:
+    content = bytearray(handmade("<", 1))
+    struct.pack_into("<h", content, 72, bits)
+    struct.pack_into("<3h", content, 42, 30000, 30000, 1000)
+    (tmp_path / "scan.nii").write_bytes(content)
+    assert is_truncated(tmp_path / "scan.nii")
+    packed = tmp_path / "scan.nii.gz"
+    packed.write_bytes(gzip.compress(content))
+    assert is_truncated(packed)
+
+
+def test_more_than_any_compression_can_hold_is_not_looked_for(tmp_path: Path) -> None:
+    # 2^32 voxels and those that are there: gzip's note of the size, modulo 2^32, agrees
+    wide = bytearray(handmade("<", 2))
+    struct.pack_into("<8q", wide, 16, 1, 24 + (1 << 32), 1, 1, 1, 1, 1, 1)
+    path = tmp_path / "scan.nii.gz"
+    path.write_bytes(gzip.compress(wide))
+    assert read_header(path).length % 2**32 == len(wide)
+    assert is_truncated(path)
+
+
+def test_nifti_2_is_named(tmp_path: Path) -> None:
+    for name, content in (("a.nii", handmade("<", 2)), ("b.nii", handmade(">", 2))):
+        (tmp_path / name).write_bytes(content)
+        assert is_version_2(tmp_path / name)
+        with pytest.raises(DatasetError, match=r"it is NIfTI-2.*save it as NIfTI-1\."):
+            read_volume(tmp_path / name)
+    (tmp_path / "c.nii").write_bytes(handmade("<", 1))
+    (tmp_path / "d.nii").write_bytes(b"\x1f\x8b")
+    assert not is_version_2(tmp_path / "c.nii")
+    assert not is_version_2(tmp_path / "d.nii")

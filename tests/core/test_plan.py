@@ -65,6 +65,13 @@ def test_an_edited_plan_is_honoured(edit: Callable[..., Plan]) -> None:
         (lambda v: v["stages"][0].update(patch_size=[0, 4, 4]), "patch_size must be at least 1"),
         (lambda v: v["stages"][0].update(batch_size=0), "stages.0.batch_size: "),
         (lambda v: v["stages"][0].update(region="kidney"), "needs a previous stage"),
+        *(
+            (
+                lambda v, s=strides: v["stages"][0]["network"].update(arguments={"strides": s}),
+                "strides must be lists of three whole numbers from 1",
+            )
+            for strides in ([None], 7, [[2, 2]], [[2, 2, 0]], [[2, 2, 1.5]], {"a": [1, 1, 1]})
+        ),
         (lambda v: v["channels"][0].update(normalisation="max"), "channels.0.normalisation"),
     ],
 )
@@ -73,6 +80,15 @@ def test_an_inconsistent_plan_is_refused_by_name(
 ) -> None:
     with pytest.raises(PlanError, match=rf"plan.json: .*{sentence}"):
         edit(change)
+
+
+def test_a_patch_of_any_size_gets_the_nearest_that_fits(edit: Callable[..., Plan]) -> None:
+    def huge(value: dict) -> None:
+        value["stages"][0]["network"]["arguments"] = {"strides": [[2, 4, 8]]}
+        value["stages"][0]["patch_size"] = [3, 10**400 + 1, 1]
+
+    with pytest.raises(PlanError, match=r"nearest is \(4, 10{400}, 8\)"):
+        edit(huge)
 
 
 def test_a_missing_plan_is_named(tmp_path: Path) -> None:

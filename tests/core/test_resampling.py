@@ -177,6 +177,13 @@ def test_of_equal_weights_the_lower_value_wins() -> None:
     assert halved(2, 1, 0, 3) == [1, 0]
 
 
+def test_equal_weights_are_equal_however_they_were_rounded() -> None:
+    # 2 and 3 both weigh 0.40625 here and 0.34375 there, as sums of products in another order
+    labels = np.random.default_rng(0).integers(0, 4, (5, 6, 10)).astype(np.uint8)
+    found = resample_labels(labels, (3, 16, 1))
+    assert found[0, 5:7, 0].tolist() == [2, 2]
+
+
 @pytest.mark.parametrize(
     ("values", "winner"),
     [

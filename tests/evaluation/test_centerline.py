@@ -90,6 +90,12 @@ def test_no_mask_is_without_a_line(shape: tuple[int, ...], margin: int) -> None:
     assert not (line & ~mask).any()
 
 
+def test_two_voxels_of_three_in_a_line_are_two_parts() -> None:
+    mask = np.array([[[True, False, True]]])
+    np.testing.assert_array_equal(centerline_voxels(mask), mask)
+    assert centerline_distance(mask, mask, SPACING) == 0
+
+
 def test_a_part_whose_line_vanishes_still_costs() -> None:
     mask = tube(4)
     more = mask.copy()

@@ -352,3 +352,11 @@ def test_every_loss_learns_over_the_resolutions_of_deep_supervision(kind: str) -
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         LossSettings.model_validate(wrong)
+
+
+def test_the_settings_bounds_are_their_limits() -> None:
+    assert (LossSettings().threshold, LossSettings().background_weight) == (0.1, 0.2)
+    for values in ({"threshold": 0}, {"threshold": 0.999}, {"background_weight": 0}):
+        assert LossSettings.model_validate(values)
+    with pytest.raises(ValidationError):
+        LossSettings(background_weight=-0.01)
