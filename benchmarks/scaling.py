@@ -6,7 +6,7 @@
 Rows are `preprocess` (local processes, `--workers N`), `preprocess --dask` and `predict --dask` (a cluster of N
 worker processes on this machine, started for each run and counted with it). Every run is a process of its
 own from an empty folder, on as many cores as workers times --threads, so that a second worker brings its
-own core. Cases are phantoms of one size and the target spacing is fixed, so that each is the same work.
+own core. Cases are one phantom under many names and the target spacing is fixed, so that each is the same work.
 
 What starting takes does not matter to scaling, so what counts is the time of a further case: the
 difference to the row before, over the cases that it has more. Linear or better: it does not grow. Flat: the
@@ -91,11 +91,9 @@ def prepare(given: argparse.Namespace) -> Setup:
     """Phantoms, and a model with random weights, which take as long as trained ones."""
     work = given.work.resolve()
     dataset = work / "raw" / "Dataset901_Scaling"
-    count = max(given.cases)
-    if len(list((dataset / "imagesTr").glob("*.nii.gz"))) < count:
-        shutil.rmtree(work, ignore_errors=True)
+    if not dataset.is_dir():
         make_phantom_dataset(
-            dataset, cases=count, seed=3, size=tuple(given.size), spacing=tuple(given.spacing)
+            dataset, cases=1, seed=3, size=tuple(given.size), spacing=tuple(given.spacing)
         )
     shutil.rmtree(work / "model", ignore_errors=True)
     make_model(work / "model", 2, given)
@@ -151,12 +149,14 @@ def cores(count: int) -> Iterator[None]:
 
 
 def link_cases(dataset: Path, target: Path, count: int) -> Path:
-    """A dataset of the first cases, by links."""
+    """A dataset of so many cases, all of them links to the one that there is."""
     shutil.rmtree(target, ignore_errors=True)
     for part in ("imagesTr", "labelsTr"):
         (target / part).mkdir(parents=True)
-        for path in sorted((dataset / part).glob("*.nii.gz"))[:count]:
-            (target / part / path.name).symlink_to(path)
+        (path,) = (dataset / part).glob("*.nii.gz")
+        for number in range(count):
+            name = path.name.replace("case_0000", f"case_{number:04d}", 1)
+            (target / part / name).symlink_to(path)
     description = json.loads((dataset / "dataset.json").read_text())
     (target / "dataset.json").write_text(json.dumps(description | {"numTraining": count}))
     return target

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from renalplan.allocation import return_large_blocks
 from renalplan.errors import ModelError, PredictionError, UsageError
 from renalplan.files import content_hash, value_hash
 from renalplan.geometry import Grid, Spacing
 from renalplan.images import Volume, write_volume
 from renalplan.imports import load_class, trusted
-from renalplan.inference.allocation import return_large_blocks
 from renalplan.inference.decisions import Decisions, write_decisions
 from renalplan.inference.fields import MeanField, ProbabilityField, SlabTaker
 from renalplan.inference.job import Ledger, run_job

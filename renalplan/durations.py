@@ -23,7 +23,11 @@ def parse_duration(text: str, option: str) -> float:
     hours, minutes, seconds = (float(part or 0) for part in found.groups()) if found else (0, 0, 0)
     total = 3600 * hours + 60 * minutes + seconds
     if not total > 0:
-        raise UsageError(f"{option} {text}: give hours, minutes or seconds: 6h, 90m, 45s, 1h30m.")
+        bare = re.fullmatch(r"\d+(\.\d+)?", text.strip())
+        wrong = " has no unit" if bare and float(text) else ""
+        raise UsageError(
+            f"{option} {text}{wrong}: give hours, minutes or seconds: 6h, 90m, 45s, 1h30m."
+        )
     return total
 
 

@@ -73,7 +73,14 @@ class FoldValidation:
             )  # fmt: skip
         if not judged:
             return {}
-        return self._score(self.model, judged, self.task.fold_folder / "validation")[0]
+        scores, _ = self._score(self.model, judged, self.task.fold_folder / "validation")
+        if nowhere := [name for name, dice in scores.items() if dice == 0]:
+            log.warning(
+                "fold %s: %s met its reference in no held-out case (Dice 0), most often because training "
+                "was too short: give it more epochs or a longer --budget, with --restart.",
+                self.task.fold_name, " and ".join(nowhere),
+            )  # fmt: skip
+        return scores
 
     def _score(
         self, model: ModelFolder, judged: list[str], out: Path

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
+from renalplan.allocation import give_back, keep_freed_blocks
 from renalplan.errors import WorkerError
 from renalplan.parallel import limit_threads
 
@@ -86,13 +87,18 @@ def call(code: str, function: Callable[..., Result], *arguments: object) -> Resu
             f"{code}; install the same on all."
         )
     with _one_at_a_time:
-        _take_threads(worker_threads())
-        return function(*arguments)
+        _settle(worker_threads())
+        try:
+            return function(*arguments)
+        finally:
+            give_back()  # dask watches a worker's memory, and the next case may need it in one piece
 
 
 @lru_cache(maxsize=1)
-def _take_threads(threads: int) -> None:
+def _settle(threads: int) -> None:
+    """Once: what dask has set for its workers is not what computing needs."""
     limit_threads(threads)
+    keep_freed_blocks()
 
 
 def worker_threads() -> int:

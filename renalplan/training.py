@@ -21,7 +21,7 @@ from renalplan.locks import hold
 from renalplan.model_folder import ModelFolder
 from renalplan.postprocessing import POSTPROCESSING
 from renalplan.together import run_together
-from renalplan.training_budget import choose_budget
+from renalplan.training_budget import choose_budget, taking_back
 from renalplan.training_checks import ReadyTraining, prepare_training
 from renalplan.training_hardware import Precision, starts_several
 from renalplan.workspace import Workspace
@@ -172,8 +172,11 @@ def _train_here(
     timed = choose_budget(budget, asked["settings"], ready.trainers, since, restart=restart)
     opened = partial(_open_model, ready.trainers, asked["trainer"], restart)
     results: dict[str, dict[str, float]] = {}
+    new = not ready.path.exists()
     with ExitStack() as stack:
         ranks.lead_alone(lambda: stack.enter_context(hold_folds(ready)))
+        if timed and new:
+            stack.enter_context(taking_back(ready.path, set(ready.trainers), DESCRIPTION))
         model = ranks.lead_alone(opened) or ModelFolder(ready.path)
         if timed:
             stack.enter_context(timed.stop.listening())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
@@ -14,10 +15,9 @@ from renalplan.dataset import Case, Dataset
 from renalplan.durations import duration_text, parse_duration
 from renalplan.errors import UsageError
 from renalplan.fold_validation import FoldValidation
-from renalplan.model_folder import FINISHED, ModelFolder
+from renalplan.model_folder import FINISHED, WEIGHTS, ModelFolder
 
 if TYPE_CHECKING:
-    from renalplan.trainers.budget import FoldBudget
     from renalplan.trainers.stopping import StopRequest
     from renalplan.trainers.trainer import Trainer
 
@@ -66,8 +66,10 @@ class CommandBudget:
         dataset: Dataset,
         cases: dict[str, Case],
         workers: int | None,
-    ) -> Iterator[FoldBudget]:
+    ) -> Iterator[None]:
         """Give a trainer its fold's share of the time, while the block trains and validates it.
+
+        A fold that is over needs none.
 
         Args:
             trainer: Of the fold that begins now.
@@ -80,6 +82,13 @@ class CommandBudget:
         from renalplan.trainers.clock import Clock
 
         folder = trainer.task.fold_folder
+        if _is_over(folder):
+            log.info(
+                "fold %s is finished, and more time does not change it; --restart trains it anew.",
+                trainer.task.fold_name,
+            )
+            yield
+            return
         known = {path: read_budget(path) for path in self._folders}
         over = [path for path in self._folders if path != folder and _is_over(path)]
         spent = sum(record.used for path in over if (record := known[path]))
@@ -94,7 +103,7 @@ class CommandBudget:
             validation=validation if validation.judged else None,
         )
         trainer.task = replace(trainer.task, budget=budget)
-        yield budget
+        yield
         budget.note(over=True)
         self._since = time.monotonic()  # the next fold's time runs from here
         used = budget.clock.used()
@@ -180,3 +189,28 @@ def require_same_way(folders: list[Path], *, budget: bool) -> None:
             f"{begun[0].parent} was begun {how} a budget; {advice} to go on with it, or begin anew "
             "with --restart."
         )
+
+
+@contextmanager
+def taking_back(model: Path, folds: Set[str], description: tuple[str, ...]) -> Iterator[None]:
+    """Leave nothing of a new model whose budget is refused: that is known after some steps only.
+
+    Args:
+        model: Its folder, which was not there before.
+        folds: Held by this process.
+        description: Files of the model that belong to no fold.
+    """
+    from renalplan.trainers.checkpoint import CHECKPOINT
+
+    try:
+        yield
+    except UsageError:
+        ours = {f"fold_{fold}" for fold in folds}
+        held = {path.name[1:].removesuffix(".lock") for path in model.glob(".fold_*.lock")}
+        begun = any(model.rglob(CHECKPOINT)) or any(model.rglob(WEIGHTS))
+        if not begun and held | {path.name for path in model.glob("fold_*")} <= ours:
+            for name in ours:
+                shutil.rmtree(model / name, ignore_errors=True)
+            for name in description:
+                (model / name).unlink(missing_ok=True)
+        raise

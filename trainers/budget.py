@@ -27,6 +27,7 @@ from renalplan.trainers.timed import Pace, TimedSchedule
 
 BUDGET = "budget.json"
 PROBE_S, PROBE_SHARE = 120.0, 0.1
+SURE_S = 8.0  # of probing each network before a budget is refused: a few steps at the start mislead
 USEFUL_STEPS = 100  # of each network: fewer teach nothing
 UNKNOWN_SHARE = 0.02  # of the budget, kept free for a phase that does not say what it takes
 EARLY_SHARE = 0.1  # of its time, for a network that has not begun when somebody asks to stop
@@ -166,11 +167,9 @@ class FoldBudget:
         self._stopped = self.clock.read()[1]
         self._measure([phase] if self._probed else self._to_train(), task)
         first, self._probed = not self._probed, True
-        windows = max(pace.window_s for pace in self._record.paces.values())
-        if first and self._validation is not None:
-            self.validation_s = self._validation.foresee(windows)
         self._later = self._after(phase)
         if first:
+            self._foresee()
             self._require_enough(task)
         if phase.name not in self._record.begun:
             self._begin(phase, Begun(at=self.clock.used()))
@@ -233,15 +232,26 @@ class FoldBudget:
             duration_text(seconds + self._rest(self._later)),
         )
 
-    def _measure(self, phases: list[TrainedNetwork], task: TrainingTask) -> None:
-        """Measure those that are not yet, on this machine; only the first one must be possible."""
+    def _measure(
+        self, phases: list[TrainedNetwork], task: TrainingTask, sure_s: float = 0.0
+    ) -> None:
+        """Measure those that are not yet, on this machine; only the first one must be possible.
+
+        Args:
+            phases: Of networks still to be trained.
+            task: The fold's.
+            sure_s: Measure also those that are, if that did not take so many seconds.
+        """
         machine = machine_of(task, self._workers)
+        seconds = min(PROBE_S, PROBE_SHARE * self.seconds) / max(1, len(self._to_train()))
         missing = [
             p
             for p in phases
-            if p.name not in self._record.paces or self._record.paces[p.name].machine != machine
+            if seconds < sure_s
+            or p.name not in self._record.paces
+            or self._record.paces[p.name].machine != machine
         ]
-        seconds = min(PROBE_S, PROBE_SHARE * self.seconds) / max(1, len(self._to_train()))
+        seconds = max(seconds, sure_s)
         for phase in missing:
             try:
                 found = self._probe(phase, task, seconds, self._workers)
@@ -251,15 +261,27 @@ class FoldBudget:
                 continue  # it needs what an earlier phase will leave
             self._save(paces={**self._record.paces, phase.name: found})
 
-    def _require_enough(self, task: TrainingTask) -> None:
-        """For networks that have not begun; one that has is finished however little time is left."""
-        networks = [p for p in self._to_train() if p.name not in self._record.begun]
-        if not networks:
-            return
+    def _foresee(self) -> None:
+        """How long validation will take, before anything is known of it but a window's time."""
+        if self._validation is not None:
+            windows = max(pace.window_s for pace in self._record.paces.values())
+            self.validation_s = self._validation.foresee(windows)
+
+    def _needed(self, networks: list[TrainedNetwork]) -> tuple[float, float, float]:
+        """Seconds in all, of a step, and after training, if each network gets its fewest steps."""
         known = self._record.paces
         step_s = max(known[p.name].step_s for p in self._to_train() if p.name in known)
         rest = self._rest([p for p in self._later if p not in networks])
-        needed = self.clock.used() + len(networks) * USEFUL_STEPS * step_s + rest
+        return self.clock.used() + len(networks) * USEFUL_STEPS * step_s + rest, step_s, rest
+
+    def _require_enough(self, task: TrainingTask) -> None:
+        """For networks that have not begun; one that has is finished however little time is left."""
+        networks = [p for p in self._to_train() if p.name not in self._record.begun]
+        if not networks or self._needed(networks)[0] <= self.seconds:
+            return
+        self._measure(self._to_train(), task, sure_s=SURE_S)
+        self._foresee()
+        needed, step_s, rest = self._needed(networks)
         if needed <= self.seconds:
             return
         if self._new:

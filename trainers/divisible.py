@@ -21,10 +21,12 @@ def check_phases(phases: Iterable[Phase], world: int, accumulate: int | None) ->
         accumulate: In how many parts each works on its share; None if that is left to memory.
 
     Raises:
-        UsageError: a loss that is not known to fall into parts, a batch smaller than `world`.
+        UsageError: a loss that is not known to fall into parts, a batch smaller than `world`, more
+            parts than samples.
     """
     if world == 1 and (accumulate or 1) == 1:
         return
+    phases = list(phases)
     wish = f"{world} processes" if world > 1 else f"--accumulate {accumulate}"
     for phase in phases:
         if not isinstance(phase, TrainedNetwork):
@@ -39,6 +41,13 @@ def check_phases(phases: Iterable[Phase], world: int, accumulate: int | None) ->
             share(phase.batch_size or world, 0, world)
         except UsageError as problem:
             raise UsageError(f"phase {phase.name}: {problem}") from None
+    batches = [p.batch_size for p in phases if isinstance(p, TrainedNetwork) and p.batch_size]
+    largest = max((len(share(batch, 0, world)) for batch in batches), default=None)
+    if largest is not None and (accumulate or 1) > largest:
+        raise UsageError(
+            f"--accumulate {accumulate}: a process has {largest} samples of a batch, which cannot be "
+            f"worked on in more parts; give {largest} at most, or a larger --set batch_size."
+        )
 
 
 def sees_its_batch(network: nn.Module) -> bool:

@@ -22,6 +22,7 @@ from renalplan.files import atomic_folder, content_hash, remove_leftovers, value
 from renalplan.geometry import Shape
 from renalplan.inference.engines.engine import Engine
 from renalplan.locks import hold
+from renalplan.parallel import usable_cores
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -85,9 +86,12 @@ class OpenVinoEngine(Engine):
         return torch.from_numpy(np.array(outputs[0][:count]))
 
     def _compile(self, shape: tuple[int, ...]) -> None:
+        threads = torch.get_num_threads()
         settings = {
             "INFERENCE_PRECISION_HINT": self._hint,
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_NUM_THREADS": threads,
+            # processes that share a machine would all be pinned to its first cores
+            "ENABLE_CPU_PINNING": threads >= usable_cores(),
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
         }

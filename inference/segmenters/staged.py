@@ -117,7 +117,9 @@ class StagedSegmenter(Segmenter):
 
     def decisions(self, stage: StagePlan, boxes: list[Box]) -> Decisions | None:
         """What to report of a stage that looked into these boxes; the last stage's report counts."""
-        return None
+        if boxes:
+            return None
+        return Decisions({}, (f"stage {stage.previous} found nothing; the segmentation is empty",))
 
     def _region(
         self,

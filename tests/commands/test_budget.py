@@ -31,7 +31,10 @@ def record(model: str, fold: str = "1") -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("--budget 6", "--budget 6: give hours, minutes or seconds: 6h, 90m, 45s, 1h30m."),
+        (
+            "--budget 6",
+            "--budget 6 has no unit: give hours, minutes or seconds: 6h, 90m, 45s, 1h30m.",
+        ),
         ("--budget -6h", "--budget"),
         ("--budget 1h --set schedule=constant", "--set schedule=constant: with --budget"),
         ("--budget 1s --device cpu", "fold 1 has 1s and needs at least"),
@@ -41,8 +44,7 @@ def test_a_budget_that_cannot_be_is_refused(here: Path, run: Run, line: str, say
     ran = run(f"train 1 1 UNet --name timed {line}")
     assert ran.status == 2
     assert says in ran.err
-    assert not list(RESULTS.glob("timed/fold_1/*.json"))
-    assert not list(RESULTS.glob("timed/fold_1/*/*"))
+    assert not (RESULTS / "timed").exists()
 
 
 def test_a_fold_is_trained_and_validated_and_its_time_is_on_record(here: Path, run: Run) -> None:
@@ -62,10 +64,13 @@ def test_a_fold_is_trained_and_validated_and_its_time_is_on_record(here: Path, r
     assert (RESULTS / "timed/fold_1/finished.json").is_file()
     assert (RESULTS / "timed/fold_1/validation/summary.json").is_file()
 
-    for budget in ("--budget 10m ", ""):  # there is nothing to do
+    for budget in ("--budget 20m ", ""):  # there is nothing to do
         ran = run(f"train 1 1 UNet --name timed {budget}{SHORT}")
         assert ran.status == 0
         assert "phase whole is done already" in ran.err
+        told = "fold 1 is finished, and more time does not change it; --restart trains it anew."
+        assert (told in ran.err) is bool(budget)
+        assert record("timed") == found
 
 
 def test_all_cases_are_trained_on_and_none_is_validated(here: Path, run: Run) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import platform
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -163,29 +160,3 @@ def test_a_kind_of_model_that_does_not_forecast_is_refused(
 def test_a_limit_for_a_card_needs_a_card() -> None:
     with pytest.raises(UsageError, match=r"--max_vram is for GPUs, and --device is cpu"):
         replace(CPU, max_vram=GIB).check()
-
-
-HOLES = """
-import numpy as np
-from renalplan.inference.allocation import return_large_blocks
-from renalplan.inference.room import resident
-wanted = {wanted}
-assert not wanted or return_large_blocks()
-np.ones(1 << 21)[0] = 2  # 16 MiB, freed: from now on glibc keeps smaller blocks
-blocks = [np.ones(1 << 20) for _ in range(32)]  # 8 MiB each
-before = resident()
-del blocks[:-1]  # what the last one lies behind stays, if nobody says otherwise
-print(before - resident())
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's way of keeping blocks")
-def test_freed_blocks_go_back_to_the_system_at_once() -> None:
-    def freed(wanted: bool) -> int:
-        code = HOLES.format(wanted=wanted)
-        return int(subprocess.check_output([sys.executable, "-c", code], text=True))
-
-    most = 230 << 20
-    assert freed(True) > most
-    if not any(freed(False) < most for _ in range(3)):
-        pytest.skip("something lies in the heap's way: glibc gives blocks back by itself here")

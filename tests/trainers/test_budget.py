@@ -152,8 +152,25 @@ def test_too_little_time_is_refused_with_what_it_would_take(make_task: Make) -> 
     with pytest.raises(UsageError, match=r"fold 0 has 1m 00s and needs at least 4m 08s: .*30s"):
         fold.budget.schedule(locate, fold.task)
     assert not (fold.task.fold_folder / BUDGET).exists()
+    # three seconds each are little to judge by: it was looked at again, for longer, before it was refused
+    assert fold.probed == [("locate", 3.0), ("fine", 3.0), ("locate", 8.0), ("fine", 8.0)]
     enough = Fold(make_task("locate_fine"), seconds=248, step_s=1.0, validation=Validated(30))
     assert enough.budget.schedule(enough.phases()[0], enough.task).steps_in_all > 100
+
+
+def test_a_second_look_may_find_enough_time(make_task: Make) -> None:
+    fold = Fold(make_task("whole"), seconds=30, step_s=1.0)
+    whole = fold.phases()[0]
+    slow = fold.probe
+
+    def warms_up(*arguments: object) -> Pace:
+        found = slow(*arguments)  # type: ignore[arg-type]
+        fold.step_s = 0.1
+        return found
+
+    fold.budget._probe = warms_up
+    assert fold.budget.schedule(whole, fold.task).step_s == 0.1
+    assert [seconds for _, seconds in fold.probed] == [3.0, 8.0]
 
 
 def test_a_run_after_a_kill_goes_on_with_what_is_left(make_task: Make) -> None:

@@ -334,7 +334,11 @@ def test_phases_that_nobody_vouches_for_are_refused() -> None:
     with pytest.raises(UsageError, match=r"phase fine: a batch of 2 cannot be divided among 3"):
         check_phases([made(SupervisedStage, 2)], 3, None)
     check_phases([made(Own, 2)], 1, None)
-    check_phases([made(Vouched, 2)], 2, 4)
+    check_phases([made(Vouched, 4)], 2, 2)
+    for world, parts, most in ((2, 2, 1), (1, 3, 2)):
+        with pytest.raises(UsageError, match=rf"--accumulate {parts}: .* give {most} at most"):
+            check_phases([made(Vouched, 2)], world, parts)
+    check_phases([made(Vouched, 2), made(Vouched, 3)], 1, 3)
     check_phases([made(SupervisedStage, 3)], 2, None)
 
 
