@@ -112,14 +112,15 @@ def evaluate_folders(
     out = Path(out) if out else None
     if workers is None and dask is None:
         workers = 0
+    # before `out` is made: it may be the folder of the predictions, which has to be there
+    pairs, extra = pair_files(predictions, references, cases)
+    scans = find_scans(Path(images)) if images else {}
+    files = [p for pair in pairs for p in (pair.reference, pair.prediction) if p is not None]
     with ExitStack() as stack:
         if out is not None:
             what = f"an evaluation is being written into {out}"
             stack.enter_context(hold(out, "evaluation", what, ", or choose another folder"))
             remove_leftovers(out, (PER_CASE, SUMMARY, PAGE))
-        pairs, extra = pair_files(predictions, references, cases)
-        scans = find_scans(Path(images)) if images else {}
-        files = [p for pair in pairs for p in (pair.reference, pair.prediction) if p is not None]
         seen = (*files[:1], *files[-1:], *list(scans.values())[:1])
         executor = stack.enter_context(open_executor(workers, dask, reads=seen))
         structures = choose_structures(scheme_or_dataset_json, labels, tolerated, references, files)

@@ -24,6 +24,7 @@ from renalplan.files import atomic_file
 from renalplan.geometry import Grid, Orientation
 from renalplan.kidney_tumor import is_lesion
 from renalplan.labels import LabelScheme
+from renalplan.locks import hold_files
 
 if TYPE_CHECKING:
     from highdicom.seg import SegmentDescription
@@ -66,7 +67,7 @@ def write_dicom_seg(
         How many segments it has: one for each structure that dataset.json declares, with voxels or not.
 
     Raises:
-        UsageError: highdicom is not installed, or the output is no `.dcm` file.
+        UsageError: highdicom is not installed, the output is no `.dcm` file, or another run writes it.
         DatasetError: there is not one good series, the grids differ, labels are not declared or there
             are none, or the series lacks what DICOM wants of it.
     """
@@ -84,9 +85,10 @@ def write_dicom_seg(
     grid = read_series_grid(found.files)
     require_same_space(path, volume.grid, folder, grid)
     planes = Orientation.of(grid).undo(volume.array[0])
-    made = _segmentation(found, np.ascontiguousarray(planes), scheme, grid)
-    with atomic_file(target) as temporary:
-        made.save_as(temporary)
+    with hold_files(target):
+        made = _segmentation(found, np.ascontiguousarray(planes), scheme, grid)
+        with atomic_file(target) as temporary:
+            made.save_as(temporary)
     return len(scheme.foreground)
 
 
