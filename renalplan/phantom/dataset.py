@@ -178,9 +178,17 @@ def _mask_jobs(folder: Path, numbered: list[Job]) -> list[Job]:
 
 def _asked(recipe: Recipe, jobs: list[Job]) -> Any:
     """All that the files depend on, as JSON values; the folder may have been moved."""
-    masks = [files.content_hash(job.mask) if job.mask else "" for job in jobs]
-    cases = [[job.name, job.part, mask] for job, mask in zip(jobs, masks, strict=True)]
-    return [{k: v for k, v in vars(recipe).items() if k != "out"}, cases]
+    cases = [[job.name, job.part, _state(job.mask)] for job in jobs]
+    return [{name: value for name, value in vars(recipe).items() if name != "out"}, cases]
+
+
+def _state(path: Path | None) -> tuple[int, int] | None:
+    """Size and time of change; what else is wrong with a file is for its reader to say."""
+    try:
+        state = path.stat() if path else None
+    except OSError:
+        return None
+    return (state.st_size, state.st_mtime_ns) if state else None
 
 
 def _make_all(

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from battery import asked, datasets, images, json_files, models, permissions, table, tables
+from battery import asked, closed, datasets, images, json_files, models, permissions, table, tables
 from battery.row import Row
 from battery.table import Answer
 
 from renalplan.files import TEMPORARY
 
-ROWS = list(chain(*(kind.rows() for kind in (images, json_files, datasets, models, tables, asked))))
+ROWS = list(
+    chain(*(kind.rows() for kind in (images, json_files, datasets, models, tables, asked, closed)))
+)
 HANGS_SECONDS = 60
 ANSWERS: dict[str, Answer] = {}  # of the rows that were run
 
