@@ -32,12 +32,13 @@ import sys
 import sysconfig
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from disks import disk
 from outcome import compare, contents, leftovers
 
 from renalplan.phantom import make_phantom_dataset
@@ -103,6 +104,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=600.0, help="begin no round after them")
     parser.add_argument("--work", type=Path, default=Path("torture"))
+    parser.add_argument(
+        "--again", action="store_true", help="what comes before --commands is as in the last run"
+    )
     parser.add_argument("--json", type=Path, help="add the tallies to this file, a line each")
     given = parser.parse_args()
     given.until = time.monotonic() + 60 * given.minutes
@@ -111,9 +115,15 @@ def main() -> int:
     state = prepare(work)
     tallies = []
     for command in list(COMMANDS)[: 1 + max(list(COMMANDS).index(c) for c in given.commands)]:
-        before = work / f"before_{command}"
+        before, after = work / f"before_{command}", work / f"after_{command}"
+        if given.again and command not in given.commands and after.is_dir():
+            copy_state(after, state)
+            continue
+        if time.monotonic() > given.until:
+            break
         copy_state(state, before)
         undisturbed = watch(command, state)
+        copy_state(state, after)
         for how in given.how if command in given.commands else ():
             draw = random.Random(f"{given.seed} {command} {how}")
             tallies.append(torture(command, how, before, work / "now", undisturbed, given, draw))
@@ -212,7 +222,7 @@ def torture(
                 else:
                     disturb(command, how, now, undisturbed, tally, draw)
             child = start(command, now)
-            if child.wait() != 0:
+            if child.wait() != 0 and not is_complete(command, now):
                 tally.wrong.append(
                     f"{where}: the last run ended with {child.returncode}: {said(now)}"
                 )
@@ -220,6 +230,11 @@ def torture(
             tally.wrong += [f"{where}: {line}" for line in compare(output, undisturbed.files)]
             tally.wrong += [f"{where}: left behind: {path}" for path in leftovers(now)]
     return tally
+
+
+def is_complete(command: str, now: Path) -> bool:
+    """Whether the disturbed run had come to its end, and the next one refuses what it has made."""
+    return command == "phantom" and "made is not empty" in said(now)
 
 
 def disturb(
@@ -236,14 +251,16 @@ def disturb(
     child = start(command, now)
     time.sleep(moment)
     family = children(child.pid)
-    if child.poll() is not None or (how == "worker" and not family):
+    # without Python's own one that counts semaphores: it does no work, and is started again
+    workers = [p for p in family if "resource_tracker" not in " ".join(command_line(p))]
+    if child.poll() is not None or (how == "worker" and not workers):
         tally.too_late += 1
         child.wait()
         return
     begin = time.monotonic()
     if how == "worker":
         with suppress(psutil.NoSuchProcess):
-            draw.choice(family).kill()
+            draw.choice(workers).kill()
     elif how == "int":
         os.killpg(child.pid, signal.SIGINT)
     else:
@@ -331,28 +348,11 @@ def close(
         tally.wrong.append(f"{command} closed: it has changed something")
 
 
-@contextmanager
-def disk(folder: Path, *, own: bool) -> Iterator[Callable[[str], None]]:
-    """A folder; if it is to be full or closed a file system of its own, with what remounts it."""
-
-    def remount(option: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,{option}", str(folder)], check=True)
-
-    folder.mkdir(exist_ok=True)
-    if not own:
-        yield remount
-        return
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1G", "tmpfs", str(folder)], check=True)
-    try:
-        yield remount
-    finally:
-        limit = time.monotonic() + GONE  # who works there may need a moment to end
-        while subprocess.run(
-            ["umount", str(folder)], check=False, stderr=subprocess.DEVNULL
-        ).returncode:
-            if time.monotonic() > limit:
-                raise SystemExit(f"{folder} cannot be unmounted; is a process still at work there?")
-            time.sleep(0.1)
+def command_line(process: psutil.Process) -> list[str]:
+    """How it was started; nothing if it has gone."""
+    with suppress(psutil.Error):
+        return process.cmdline()
+    return []
 
 
 def children(pid: int) -> list[psutil.Process]:
