@@ -56,7 +56,7 @@ def _no_row_hangs() -> Iterator[None]:
 
 def said_by(row: Row, ran: Any, here: Path) -> str:
     """The answer: what is on standard error, and of `check` the problems it lists."""
-    text: str = ran.err.partition("error: ")[2] if ran.err.startswith("usage:") else ran.err
+    text: str = ran.err
     if row.command == "check":
         text = "\n".join([text, *ran.out.splitlines()[:-1]]).strip()
     return text.replace(f"{here}/", "").replace(str(here), ".")
