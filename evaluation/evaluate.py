@@ -25,7 +25,7 @@ from renalplan.evaluation.summary import summary_page
 from renalplan.evaluation.tables import PER_CASE, write_table
 from renalplan.evaluation.tolerance import parse_tolerance
 from renalplan.executors import open_executor
-from renalplan.files import remove_leftovers, write_json, write_text
+from renalplan.files import remove_leftovers, write_json, write_pieces
 from renalplan.labels import LabelScheme
 from renalplan.locks import hold
 from renalplan.parallel import CaseExecutor, map_cases, of_case
@@ -185,7 +185,7 @@ def _write(
     write_table(paths[0], result.table)
     write_json(paths[1], result.summary)
     drawn = draw_cases(by_case(result.table), sources, structures, pictures, executor)
-    write_text(paths[2], summary_page(result.table, result.summary, drawn))
+    write_pieces(paths[2], summary_page(result.table, result.summary, drawn))
     return Evaluation(table=result.table, summary=result.summary, files=paths)
 
 

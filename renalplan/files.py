@@ -9,7 +9,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -141,6 +141,12 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text by rename."""
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_pieces(path: Path, pieces: Iterable[str]) -> None:
+    """Write UTF-8 text by rename, piece by piece: it need not fit into memory."""
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        stream.writelines(pieces)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -131,6 +131,19 @@ def listening(say: Callable[[int], None], *, to_the_end: bool) -> Iterator[Inter
             tells.close()  # which ends the thread
 
 
+@contextmanager
+def keeping_ctrl_c() -> Iterator[None]:
+    """What is started in the block never sees Ctrl-C, not even before its first line: it is for us."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _hold_back() -> None:
     """Until a forked process knows that it is one, signals to it would be taken for ours."""
     if _telling:

@@ -249,7 +249,9 @@ def disturb(
     early = draw.random() < 0.2
     moment = draw.uniform(0.0 if early else 0.9 * undisturbed.first_s, undisturbed.total_s)
     child = start(command, now)
-    time.sleep(moment)
+    begin = time.monotonic()
+    while time.monotonic() - begin < moment and child.poll() is None:
+        time.sleep(0.005)
     family = children(child.pid)
     # without Python's own one that counts semaphores: it does no work, and is started again
     workers = [p for p in family if "resource_tracker" not in " ".join(command_line(p))]
