@@ -21,7 +21,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE_SECONDS = 1.5  # for closing what is open
 FORKED_STATUS = 128 + signal.SIGTERM
 _telling: set[int] = set()  # descriptors that signals are told to
-_masks: dict[int, set[signal.Signals]] = {}  # a thread's, while it forks
+_masks: dict[int, set[int | signal.Signals]] = {}  # a thread's, while it forks
 
 
 class Interrupted(BaseException):
