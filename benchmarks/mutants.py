@@ -50,8 +50,22 @@ TARGETS: dict[str, tuple[str, ...]] = {  # module -> its tests, the fastest firs
         "tests/fuzz/test_preprocessing.py",
         "tests/core/test_preprocessing.py",
     ),
+    "renalplan/plane_resampling.py": (
+        "tests/core/test_resampling.py",
+        "tests/fuzz/test_preprocessing.py",
+        "tests/inference/test_fields.py",
+    ),
     "evaluation/overlap.py": ("tests/evaluation/test_overlap.py", "tests/fuzz/test_metrics.py"),
     "evaluation/surface.py": ("tests/evaluation/test_surface.py", "tests/fuzz/test_metrics.py"),
+    "evaluation/surfels.py": ("tests/evaluation/test_surfels.py", "tests/fuzz/test_metrics.py"),
+    "evaluation/centerline.py": (
+        "tests/evaluation/test_centerline.py",
+        "tests/fuzz/test_metrics.py",
+    ),
+    "evaluation/detection.py": (
+        "tests/evaluation/test_detection.py",
+        "tests/fuzz/test_metrics.py",
+    ),
     "trainers/losses/balanced.py": ("tests/trainers/test_balanced.py", *LOSSES),
     "trainers/losses/batch_sums.py": ("tests/trainers/test_parts.py",),
     "trainers/losses/choice.py": ("tests/trainers/test_weighted.py", *LOSSES),

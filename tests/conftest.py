@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 # `make test` draws the same examples every time; --hypothesis-profile=long draws many new ones
-settings.register_profile("quick", derandomize=True, deadline=None)
+settings.register_profile("quick", max_examples=50, derandomize=True, deadline=None)
 settings.register_profile(
     "long", max_examples=5000, deadline=1000, suppress_health_check=[HealthCheck.too_slow]
 )
