@@ -23,9 +23,10 @@ _unfinished: set[Path] = set()  # those of this process
 
 
 class Record(BaseModel):
-    """Base of everything we keep as JSON: immutable, unknown keys are refused by name."""
+    """Base of everything we keep as JSON: immutable, numbers are finite, unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # `read_json` lets no NaN through, but pydantic would make one of the text "nan"
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 RecordType = TypeVar("RecordType", bound=BaseModel)
