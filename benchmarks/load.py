@@ -88,11 +88,11 @@ def main() -> int:
         if name == "preprocess":
             train(work)
     if given.json:
-        given.json.write_text(json.dumps({k: [asdict(v) for v in seen[k]] for k in seen}))
+        given.json.write_text(json.dumps({"looks": looks_of(seen), "parts": parts}))
     lines, grown = table(seen, parts, given.cases)
     print("\n".join(lines))
     if given.plot:
-        draw(seen, given.plot, given.cases)
+        draw(seen, parts, given.plot, given.cases)
     return int(grown)
 
 
@@ -291,21 +291,33 @@ def halves_of(known: list[tuple[float, Look]], cases: int) -> tuple[float, float
     return at[1] - at[0], at[2] - at[1]
 
 
-def draw(seen: dict[str, list[Look]], path: Path, cases: int) -> None:
-    """Memory, handles and time against cases, a line a command."""
+def looks_of(seen: dict[str, list[Look]]) -> dict[str, list[dict]]:
+    """As JSON values."""
+    return {name: [asdict(v) for v in looks] for name, looks in seen.items()}
+
+
+def draw(
+    seen: dict[str, list[Look]], parts: dict[str, tuple[float, float]], path: Path, cases: int
+) -> None:
+    """Memory, handles and time against cases, a line a command; dots where it ran on a part of them."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, (memory, handles, seconds) = pyplot.subplots(1, 3, figsize=(11, 3.2))
-    for name, looks in seen.items():
+    for number, (name, looks) in enumerate(seen.items()):
+        colour, whole = f"C{number}", looks[-1].seconds
         known = thinned(course(looks, cases))
         done = [count for count, _ in known]
-        memory.plot(done, [v.own_bytes / 1e6 for _, v in known], label=name)
-        handles.plot(done, [v.own_handles for _, v in known])
-        if looks[0].done is not None:
-            seconds.plot(done, [v.seconds for _, v in known], label=name)
+        memory.plot(done, [v.own_bytes / 1e6 for _, v in known], colour, label=name)
+        handles.plot(done, [v.own_handles for _, v in known], colour)
+        if name in parts:
+            half = whole - parts[name][1]
+            times = [half - parts[name][0] / 2, half, whole]
+            seconds.plot([cases / 4, cases / 2, cases], times, f"{colour}o-")
+        else:
+            seconds.plot(done, [v.seconds for _, v in known], colour)
     for axes, title in (
         (memory, "memory of the command, MB"), (handles, "open files"), (seconds, "seconds"),
     ):  # fmt: skip
@@ -314,7 +326,6 @@ def draw(seen: dict[str, list[Look]], path: Path, cases: int) -> None:
         axes.set_ylim(bottom=0)
         axes.tick_params(labelsize=8)
     memory.legend(fontsize=7)
-    seconds.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(path)
     pyplot.close(figure)

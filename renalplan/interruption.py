@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from renalplan.files import remove_unfinished
+from renalplan.locks import release_all
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE_SECONDS = 1.5  # for closing what is open
@@ -89,6 +90,7 @@ class Interruption:
                 if not self._closed.wait(GRACE_SECONDS):
                     self._say(number)
                     remove_unfinished()
+                    release_all()
                     os._exit(128 + number)
 
     def close(self) -> None:

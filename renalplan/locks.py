@@ -32,7 +32,14 @@ TICK_SECONDS = 0.1
 BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 WORDS = 200  # bytes that are read of what a lock's holder says of itself
 log = logging.getLogger(__name__)
-_held: set[int] = set()  # descriptors
+_held: dict[int, Path] = {}  # by descriptor
+
+
+def release_all() -> None:
+    """Take away what this process holds, since it ends now."""
+    for descriptor, path in tuple(_held.items()):
+        with suppress(OSError):
+            _release(path, descriptor)
 
 
 def _let_go() -> None:
@@ -145,7 +152,7 @@ def _take(path: Path, shared: bool, patience: float) -> int | None:
         if _is_that(descriptor, path):
             break
         os.close(descriptor)  # who held it has just removed it
-    _held.add(descriptor)
+    _held[descriptor] = path
     if not shared:
         with suppress(OSError):  # it is only for the sentence
             os.fchmod(descriptor, 0o666)  # another user must be able to lock what was left
@@ -155,9 +162,8 @@ def _take(path: Path, shared: bool, patience: float) -> int | None:
 
 
 def _release(path: Path, descriptor: int) -> None:
-    if descriptor not in _held:  # this process is a fork of the holder
+    if _held.pop(descriptor, None) is None:  # this process is a fork of the holder, or just ending
         return
-    _held.discard(descriptor)
     try:
         with suppress(OSError):  # others share it: the last of them removes it
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

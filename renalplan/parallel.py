@@ -28,6 +28,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 P = ParamSpec("P")
 _asked: list[int] = []  # with which status this process is to end
+_calls: list[object] = []  # what it is just doing
 STOP_SECONDS = 1.0  # how long processes may take to end after an interruption
 TICK_SECONDS = 2.0  # how often an executor is asked whether waiting still makes sense
 
@@ -69,6 +70,8 @@ def begin_worker(threads: int, parent: int) -> None:
 
 
 def _raise_exit(number: int, _: FrameType | None) -> None:
+    if not _calls:  # it is starting, or waits: there is nothing to take away
+        os._exit(128 + number)
     _asked.append(128 + number)
     raise SystemExit(_asked[-1])
 
@@ -79,9 +82,11 @@ def call_in_worker(function: Callable[P, Result], /, *args: P.args, **kwargs: P.
     The pool would take SystemExit for the call's result and begin the next one; and what a library
     catches is asked for all the same.
     """
+    _calls.append(function)
     try:
         return function(*args, **kwargs)
     finally:
+        _calls.pop()
         if _asked:
             os._exit(_asked[-1])
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from renalplan.files import TEMPORARY
 from renalplan.parallel import Processes
 
 BEGIN = """
@@ -21,10 +20,11 @@ import hashlib, os, sys, threading, time
 from pathlib import Path
 from renalplan.cli.common import command
 from renalplan.files import atomic_file
+from renalplan.locks import hold
 
 @command
 def work(arguments=None):
-    with atomic_file(Path("result")) as temporary:
+    with hold(Path(), "work", ""), atomic_file(Path("result")) as temporary:
         temporary.write_text("half of it")
         print("begun", flush=True)
         {does}
@@ -81,8 +81,7 @@ def test_it_ends_with_a_sentence_and_leaves_nothing(
         err = child.communicate(timeout=30)[1]
     assert child.returncode == 128 + number
     assert err == f"renalplan_work: {number.name}: interrupted; the same command continues.\n"
-    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(TEMPORARY)]
-    assert not (tmp_path / "result").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_once_more_ends_it_at_once(tmp_path: Path) -> None:
