@@ -253,8 +253,6 @@ def _require_same_cases(cases: list[str], first: Path, folder: Path) -> None:
 
 def _earlier_inputs(ensemble: Ensemble, out: Path, overwrite: bool) -> dict[str, str]:
     """What an earlier run of the same job averaged here, and from which files."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"output {out} is not a folder; choose another name.")
     if real_path(out) in [real_path(folder) for folder in ensemble.folders]:
         raise UsageError(f"the output {out} is also an input; choose another folder.")
     if (out / PREDICT_REPORT).is_file():

@@ -27,6 +27,8 @@ def make_output(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UsageError(f"output {folder} is not a folder; choose another name.") from None
     except OSError as problem:
         raise UsageError(
             f"the output folder {folder} cannot be made ({problem.strerror}); choose another."

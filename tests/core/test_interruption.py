@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,15 +83,25 @@ def test_it_ends_with_a_sentence_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+# nothing but the second signal can end it
+SWALLOWS_AND_SAYS_SO = """
+        import renalplan.interruption
+        renalplan.interruption.GRACE_SECONDS = 60
+        try:
+            print("waiting", flush=True)
+            time.sleep(60)
+        except BaseException:
+            print("swallowed", flush=True)
+            time.sleep(60)"""
+
+
 def test_once_more_ends_it_at_once(tmp_path: Path) -> None:
-    with running(DOES["swallows it"], tmp_path) as child:
-        child.send_signal(signal.SIGINT)
-        limit = time.monotonic() + 30
-        while child.poll() is None:
-            assert time.monotonic() < limit
-            time.sleep(0.2)
+    with running(SWALLOWS_AND_SAYS_SO, tmp_path) as child:
+        assert child.stdout is not None
+        for line in ("waiting\n", "swallowed\n"):
+            assert child.stdout.readline() == line
             child.send_signal(signal.SIGINT)
-    assert child.returncode == -signal.SIGINT
+        assert child.wait(30) == -signal.SIGINT
 
 
 def test_what_is_ignored_stays_ignored(tmp_path: Path) -> None:
