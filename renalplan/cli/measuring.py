@@ -99,11 +99,18 @@ def dicom_seg(arguments: list[str] | None = None) -> int:
     _add_segmentation(parser, "label file on the series' grid")
     parser.add_argument("-o", dest="out", type=Path, required=True, help="DICOM file to write")
     _add_labels(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace the file if it is there")
     given = parser.parse_args(arguments)
 
     from renalplan.evaluation.report.dicom_seg import write_dicom_seg
 
-    count = write_dicom_seg(given.series, given.segmentation, given.out, labels=given.labels)
+    count = write_dicom_seg(
+        given.series,
+        given.segmentation,
+        given.out,
+        labels=given.labels,
+        overwrite=given.overwrite,
+    )
     print(f"{given.out}: {count} segments")
     return 0
 

@@ -77,6 +77,8 @@ def browser(made: Any) -> Iterator[Any]:
 def seen(browser: Any, identifier: str) -> NDArray[np.int_]:
     """What an element looks like, (rows, columns, 3)."""
     element = browser.find_element("id", identifier)
+    # else a picture of what is scrolled half out of the window may lack a row or two
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
     return imread(io.BytesIO(element.screenshot_as_png))[..., :3].astype(int)
 
 
