@@ -98,8 +98,8 @@ def evaluate_folders(
         and counts nowhere.
 
     Raises:
-        UsageError: the folders look swapped or have no case in common, `cases` names one without reference, the
-            cluster cannot do it, another run evaluates into `out`, or `labels` or `tolerance` are not
+        UsageError: the folders look swapped or have no case in common, `cases` names one without
+            reference, the cluster cannot do it, another run evaluates into `out`, or `labels` or `tolerance` are not
             what they have to be.
         DatasetError: files that are unreadable, on different grids or with undeclared labels;
             all of them are named and nothing is written.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from renalplan.errors import UsageError
+from renalplan.errors import DatasetError, UsageError
 from renalplan.files import real_path
 
 REPORT = "predict_report.json"  # what prediction leaves in its folder
@@ -20,9 +20,13 @@ def require_order(predictions: Path, references: Path) -> None:
         references: Folder that it is scored against.
 
     Raises:
+        DatasetError: one is no folder.
         UsageError: the references hold a prediction's report and the predictions do not, or the
             predictions are a dataset's labels and the references are not.
     """
+    for folder in (predictions, references):
+        if not folder.is_dir():
+            raise DatasetError(f"{folder} is not a folder; give a folder of segmentations.")
     if _is_predicted(references) and not _is_predicted(predictions):
         found = f"{references} holds a prediction's {REPORT}"
     elif _is_labels(predictions) and not _is_labels(references):

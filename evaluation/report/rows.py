@@ -262,4 +262,5 @@ def _score(name: str, score: Renal | Padua, parts: dict[str, str]) -> Figure:
         for part, words in parts.items()
         if part not in ("score", "hilar") and getattr(score, part).value is None
     ]
-    return Figure(name, NOTHING, f"lacks {', '.join(lacking)}")
+    shown = ", ".join(lacking) if len(lacking) <= 2 else f"{len(lacking)} of its parts"
+    return Figure(name, NOTHING, f"lacks {shown}")

@@ -26,7 +26,7 @@ MISFIT_MM = 1.5  # of an ellipsoid to a kidney
 EVIDENCE = 5.0  # directions' worth: neighbours say the same, so all of them are not many witnesses
 REACH = 0.7  # radians over which what is known of the surface tells about its neighbourhood
 ROUGHNESS = 0.2  # of the known values, as a share of how far a kidney strays from the ellipsoid
-STRAY_MM = 10.0  # one standard deviation, far from everything that is known
+STRAY_MM = 15.0  # one standard deviation, far from everything that is known
 LEAST_KNOWN = 30  # directions; with fewer there is nothing to go on from
 
 Directions = NDArray[np.float64]  # (N, 3) unit vectors

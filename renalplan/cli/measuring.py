@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from renalplan.cli.common import command, make_parser
+from renalplan.cli.common import command, make_parser, require_folder
 
 
 @command
@@ -26,6 +26,7 @@ def surgery(arguments: list[str] | None = None) -> int:
     from renalplan.evaluation.surgery.report import surgery_report
     from renalplan.evaluation.surgery.wording import sentences
 
+    require_folder(given.out.parent)
     numbers = surgery_report(
         given.segmentation,
         given.out,
@@ -62,6 +63,7 @@ def report(arguments: list[str] | None = None) -> int:
 
     from renalplan.evaluation.report.make import patient_report
 
+    require_folder(given.out)
     made = patient_report(
         given.image,
         given.segmentation,
@@ -104,6 +106,7 @@ def dicom_seg(arguments: list[str] | None = None) -> int:
 
     from renalplan.evaluation.report.dicom_seg import write_dicom_seg
 
+    require_folder(given.out.parent)
     count = write_dicom_seg(
         given.series,
         given.segmentation,

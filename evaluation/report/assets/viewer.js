@@ -94,12 +94,12 @@
   function letters(azimuth, elevation) {
     const [turned, raised] = [azimuth, elevation].map((angle) => (angle * Math.PI) / 180);
     const [sin, cos] = [Math.sin(turned), Math.cos(turned)];
-    const right = [cos, sin, 0];
-    const up = [-sin * Math.sin(raised), cos * Math.sin(raised), Math.cos(raised)];
+    const right = [cos, -sin, 0]; // RAS
+    const up = [sin * Math.sin(raised), cos * Math.sin(raised), Math.cos(raised)];
     const name = (axis, sign) => {
       const sizes = axis.map(Math.abs);
       const at = sizes.indexOf(Math.max(...sizes));
-      return ["LR", "AP", "HF"][at][axis[at] * sign > 0 ? 1 : 0];
+      return ["LR", "PA", "FH"][at][axis[at] * sign > 0 ? 1 : 0];
     };
     const shown = { left: name(right, -1), right: name(right, 1), top: name(up, 1), bottom: name(up, -1) };
     for (const [side, letter] of Object.entries(shown)) {

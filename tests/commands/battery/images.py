@@ -147,7 +147,7 @@ VOXELS = [
     Fault("a slope without meaning", header(SLOPE, "2f", 3e38, 0.0), ("voxels", "repair")),
     Fault(
         "every voxel alike", voxels(lambda a: np.full(a.shape, -1000, np.int16)),
-        ("is empty", "every voxel is -1000"), fine=("plan_and_preprocess", "predict"),
+        ("is empty", "every voxel is -1000"), fine=("plan_and_preprocess", "predict", "report"),
     ),
     Fault("64-bit integers", voxels(lambda a: a.astype(np.int64)), (), fine=ALL),
     Fault("64-bit floats", voxels(lambda a: a.astype(np.float64)), (), fine=ALL),
@@ -188,7 +188,7 @@ SCAN_READERS = [
         PREDICT, SCAN, status=1, prepare=two_scans, writes=("out",), makes=("out/old.nii.gz", "out/predict_report.json"),
         leaves_out=("out/new.nii.gz",),
     ),
-    Reader(REPORT, SCAN, writes=("out",), leaves_out=("out/new.html",)),
+    Reader(REPORT, SCAN, writes=("out",), leaves_out=("out/new.html",), another={"a folder of its name": ("no DICOM series",)}),
 ]  # fmt: skip
 
 LABELS = [
