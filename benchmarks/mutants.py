@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import gc
 import hashlib
 import importlib
 import importlib.util
@@ -50,8 +51,26 @@ TARGETS: dict[str, tuple[str, ...]] = {  # module -> its tests, the fastest firs
         "tests/fuzz/test_preprocessing.py",
         "tests/core/test_preprocessing.py",
     ),
+    "renalplan/plane_resampling.py": (
+        "tests/core/test_resampling.py",
+        "tests/fuzz/test_preprocessing.py",
+        "tests/inference/test_fields.py",
+    ),
     "evaluation/overlap.py": ("tests/evaluation/test_overlap.py", "tests/fuzz/test_metrics.py"),
-    "evaluation/surface.py": ("tests/evaluation/test_surface.py", "tests/fuzz/test_metrics.py"),
+    "evaluation/surface.py": (
+        "tests/evaluation/test_surface.py",
+        "tests/evaluation/test_surfels.py",
+        "tests/fuzz/test_metrics.py",
+    ),
+    "evaluation/surfels.py": ("tests/evaluation/test_surfels.py", "tests/fuzz/test_metrics.py"),
+    "evaluation/centerline.py": (
+        "tests/evaluation/test_centerline.py",
+        "tests/fuzz/test_metrics.py",
+    ),
+    "evaluation/detection.py": (
+        "tests/evaluation/test_detection.py",
+        "tests/fuzz/test_metrics.py",
+    ),
     "trainers/losses/balanced.py": ("tests/trainers/test_balanced.py", *LOSSES),
     "trainers/losses/batch_sums.py": ("tests/trainers/test_parts.py",),
     "trainers/losses/choice.py": ("tests/trainers/test_weighted.py", *LOSSES),
@@ -183,7 +202,8 @@ def start(target: str, tree: ast.Module, tests: Sequence[str]) -> int:
     sys.meta_path.insert(0, Mutated(f"renalplan.{inside}", str(ROOT / target), tree))
     import pytest
 
-    os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests])))
+    quick = ["-x", "--assert=plain", "-p", "no:cacheprovider", "-p", "_hypothesis_pytestplugin"]
+    os._exit(int(pytest.main([*quick, "--hypothesis-profile=mutants", *tests])))
 
 
 def notice(
@@ -218,6 +238,8 @@ def run(out: Path, only: str, seconds: float, jobs: int) -> None:
     end = time.monotonic() + seconds
     for library in LIBRARIES:
         importlib.import_module(library)
+    gc.freeze()  # what is there already is no mutant's garbage
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     for target, names in TARGETS.items():
         if only not in target or time.monotonic() > end:
             continue

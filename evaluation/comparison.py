@@ -23,6 +23,7 @@ from renalplan.evaluation.paired import compare_pairs, holm
 from renalplan.evaluation.runs import Run, has_column, read_runs
 from renalplan.evaluation.stability import rank_stability
 from renalplan.files import write_json, write_text
+from renalplan.locks import hold_files
 
 COMPARE_JSON, COMPARE_PAGE = "compare.json", "compare.html"
 METRICS = ("dice", "surface_dice", "hd95_mm")
@@ -48,7 +49,8 @@ def compare_runs(
             for all the others, so name few.
 
     Raises:
-        UsageError: runs that cannot be compared, or a metric that there is not.
+        UsageError: runs that cannot be compared, a metric that there is not, or another run compares into
+            `out`.
         DatasetError: a table is damaged.
     """
     for metric in metrics:
@@ -62,7 +64,18 @@ def compare_runs(
             raise UsageError(
                 f"--metrics {metric}: none of {', '.join(runs[0].structures)} has it; leave it out."
             )
-    comparison = Comparison(
+    if out is None:
+        return Compared(comparison=_compare(runs, metrics))
+    files = (Path(out) / COMPARE_JSON, Path(out) / COMPARE_PAGE)
+    with hold_files(*files, advice=", or choose another folder"):
+        comparison = _compare(runs, metrics)
+        write_json(files[0], comparison)
+        write_text(files[1], comparison_page(comparison, runs))
+    return Compared(comparison=comparison, files=files)
+
+
+def _compare(runs: list[Run], metrics: Sequence[str]) -> Comparison:
+    return Comparison(
         runs={run.name: str(run.path) for run in runs},
         cases=int(runs[0].table["case"].nunique()),
         metrics=tuple(metrics),
@@ -70,12 +83,6 @@ def compare_runs(
         tests=_tests(runs, metrics),
         resamples=RESAMPLES,
     )
-    if out is None:
-        return Compared(comparison=comparison)
-    files = (Path(out) / COMPARE_JSON, Path(out) / COMPARE_PAGE)
-    write_json(files[0], comparison)
-    write_text(files[1], comparison_page(comparison, runs))
-    return Compared(comparison=comparison, files=files)
 
 
 def _values(runs: list[Run], structure: str, metric: str) -> NDArray:

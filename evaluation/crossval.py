@@ -21,7 +21,7 @@ from renalplan.evaluation.page import named, section
 from renalplan.evaluation.page import table as html_table
 from renalplan.evaluation.summary import summary_page
 from renalplan.evaluation.tables import PER_CASE, read_table, write_table
-from renalplan.files import Record, remove_leftovers, write_json, write_text
+from renalplan.files import Record, remove_leftovers, write_json, write_pieces
 
 CROSSVAL_CSV, CROSSVAL_JSON, CROSSVAL_PAGE = "crossval.csv", "crossval.json", "crossval.html"
 
@@ -90,7 +90,7 @@ def gather_folds(fold_folders: dict[int, Path], out: Path, *, page: bool = True)
     if page:
         files.append(out / CROSSVAL_PAGE)
         title = f"Cross-validation, {len(tables)} fold{'s' if len(tables) > 1 else ''}"
-        write_text(
+        write_pieces(
             files[2],
             summary_page(table, overall, [], title, _folds_section(summary, fold_folders, out)),
         )

@@ -26,7 +26,7 @@ from renalplan.evaluation.summary import summary_page
 from renalplan.evaluation.tables import PER_CASE, write_table
 from renalplan.evaluation.tolerance import parse_tolerance
 from renalplan.executors import open_executor
-from renalplan.files import remove_leftovers, write_json, write_text
+from renalplan.files import remove_leftovers, write_json, write_pieces
 from renalplan.labels import LabelScheme
 from renalplan.locks import hold
 from renalplan.parallel import CaseExecutor, map_cases, of_case
@@ -114,14 +114,15 @@ def evaluate_folders(
     out = Path(out) if out else None
     if workers is None and dask is None:
         workers = 0
+    # before `out` is made: it may be the folder of the predictions, which has to be there
+    pairs, extra = pair_files(predictions, references, cases)
+    scans = find_scans(Path(images)) if images else {}
+    files = [p for pair in pairs for p in (pair.reference, pair.prediction) if p is not None]
     with ExitStack() as stack:
         if out is not None:
             what = f"an evaluation is being written into {out}"
             stack.enter_context(hold(out, "evaluation", what, ", or choose another folder"))
             remove_leftovers(out, (PER_CASE, SUMMARY, PAGE))
-        pairs, extra = pair_files(predictions, references, cases)
-        scans = find_scans(Path(images)) if images else {}
-        files = [p for pair in pairs for p in (pair.reference, pair.prediction) if p is not None]
         seen = (*files[:1], *files[-1:], *list(scans.values())[:1])
         executor = stack.enter_context(open_executor(workers, dask, reads=seen))
         structures = choose_structures(scheme_or_dataset_json, labels, tolerated, references, files)
@@ -186,7 +187,7 @@ def _write(
     write_table(paths[0], result.table)
     write_json(paths[1], result.summary)
     drawn = draw_cases(by_case(result.table), sources, structures, pictures, executor)
-    write_text(paths[2], summary_page(result.table, result.summary, drawn))
+    write_pieces(paths[2], summary_page(result.table, result.summary, drawn))
     return Evaluation(table=result.table, summary=result.summary, files=paths)
 
 

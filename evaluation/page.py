@@ -6,7 +6,7 @@ escapes the names of a dataset or a file system.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 NOTHING = "&ndash;"  # in a table cell without a value
@@ -51,15 +51,22 @@ ul { padding-left: 1.2rem; margin: .3rem 0; }
 """
 
 
-def document(title: str, parts: list[str]) -> str:
+def document(title: str, parts: Iterable[str]) -> str:
     """A complete HTML document: the title as its heading, the parts, what it is not for."""
-    return (
+    return "".join(document_pieces(title, parts))
+
+
+def document_pieces(title: str, parts: Iterable[str]) -> Iterator[str]:
+    """The same, part by part."""
+    yield (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join([f"<h1>{escape(title)}</h1>", *parts, f'<p class="soft">{USE}</p>'])
-        + "\n</main>\n</body>\n</html>\n"
+        f"<h1>{escape(title)}</h1>\n"
     )
+    for part in parts:
+        yield f"{part}\n"
+    yield f'<p class="soft">{USE}</p>\n</main>\n</body>\n</html>\n'
 
 
 def section(heading: str, *cards: str) -> list[str]:

@@ -6,6 +6,7 @@ Decides what a reader sees and in which order. Every name from a dataset or a fi
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
 from html import escape
 
 import pandas as pd
@@ -13,7 +14,7 @@ import pandas as pd
 from renalplan.evaluation.aggregate import Summary
 from renalplan.evaluation.columns import LESIONS, MISSING, SURFACE_DICE, has_lesions
 from renalplan.evaluation.figures import colour_of
-from renalplan.evaluation.page import NOTHING, document, named, notes, section, table
+from renalplan.evaluation.page import NOTHING, document_pieces, named, notes, section, table
 from renalplan.evaluation.pictures import Picture
 from renalplan.evaluation.strip import strip_plot
 from renalplan.evaluation.summary_tables import (
@@ -47,8 +48,8 @@ def summary_page(
     pictures: list[Picture],
     title: str = "Segmentation against reference",
     more: tuple[str, ...] = (),
-) -> str:
-    """Build the page.
+) -> Iterator[str]:
+    """Build the page, piece by piece: hundreds of pictures make a large one.
 
     Args:
         rows: One row for each case and structure, columns `columns.COLUMNS`.
@@ -57,28 +58,34 @@ def summary_page(
         title: Heading of the page.
         more: Further parts, HTML, after the tables of structures.
 
-    Returns:
-        A complete HTML document.
+    Yields:
+        Pieces that together are a complete HTML document.
     """
+    yield from document_pieces(title, _parts(rows, summary, pictures, more))
+
+
+def _parts(
+    rows: pd.DataFrame, summary: Summary, pictures: list[Picture], more: tuple[str, ...]
+) -> Iterator[str]:
     colours = colour_of(tuple(summary.structures))
-    parts = [f'<p class="soft">{_opening(summary)}</p>', *_warnings(summary)]
-    parts += section("Structures", dice_table(summary, colours))
-    parts += section("Other scores, mean ± sd", score_table(summary, colours))
-    parts += section("Distances in mm, mean ± sd", distance_table(summary, colours))
-    parts += section("Volumes in ml", volume_table(summary, colours))
+    yield f'<p class="soft">{_opening(summary)}</p>'
+    yield from _warnings(summary)
+    yield from section("Structures", dice_table(summary, colours))
+    yield from section("Other scores, mean ± sd", score_table(summary, colours))
+    yield from section("Distances in mm, mean ± sd", distance_table(summary, colours))
+    yield from section("Volumes in ml", volume_table(summary, colours))
     if lesions := lesion_table(summary, colours):
-        parts += section("Lesions of all cases", lesions)
-    parts += more
+        yield from section("Lesions of all cases", lesions)
+    yield from more
     for column, heading in PLOTS.items():
         plot = f'{strip_plot(rows, colours, column)}<p class="soft">{PLOT}</p>'
-        parts += section(heading, plot)
+        yield from section(heading, plot)
     if pictures:
         order = "worst first" if len(pictures) == summary.cases else "the worst, a median, the best"
-        parts.append(f'<h2>Cases, {order}</h2><p class="soft">{CAPTION}</p>')
-        parts += [_case_card(picture, rows, colours) for picture in pictures]
-    parts += section("All cases", cases_table(rows, colours))
-    parts.append(notes("How the numbers are made", summary.conventions))
-    return document(title, parts)
+        yield f'<h2>Cases, {order}</h2><p class="soft">{CAPTION}</p>'
+        yield from (_case_card(picture, rows, colours) for picture in pictures)
+    yield from section("All cases", cases_table(rows, colours))
+    yield notes("How the numbers are made", summary.conventions)
 
 
 def _opening(summary: Summary) -> str:

@@ -9,7 +9,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,9 +23,10 @@ _unfinished: set[Path] = set()  # those of this process
 
 
 class Record(BaseModel):
-    """Base of everything we keep as JSON: immutable, unknown keys are refused by name."""
+    """Base of everything we keep as JSON: immutable, numbers are finite, unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # `read_json` lets no NaN through, but pydantic would make one of the text "nan"
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 RecordType = TypeVar("RecordType", bound=BaseModel)
@@ -141,6 +142,12 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text by rename."""
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_pieces(path: Path, pieces: Iterable[str]) -> None:
+    """Write UTF-8 text by rename, piece by piece: it need not fit into memory."""
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        stream.writelines(pieces)
 
 
 def write_json(path: Path, value: Any) -> None:

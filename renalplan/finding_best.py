@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from renalplan.dataset import Case, Dataset
 from renalplan.errors import UsageError
 from renalplan.executors import open_executor
-from renalplan.files import Record, write_json
+from renalplan.files import Record, remove_leftovers, write_json
 from renalplan.held_out import Folds, HeldOut, find_held_out, predict_pairs
+from renalplan.locks import hold
 from renalplan.model_folder import ModelFolder
 from renalplan.postprocessing import POSTPROCESSING, Postprocessing
 from renalplan.rule_choice import Dice, TriedRule, choose_rules, mean_dice, score_rule_sets
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 BEST = "best.json"
 PAIRS = "pairs"  # results/<dataset>/pairs/A+B/fold_N: segmentations of held-out cases
+# models by name, their held-out scores, and why others are left out
+Compared = tuple[dict[str, ModelFolder], dict[str, "Validated"], dict[str, str]]
 TOLERANCE = 1e-6  # of Dice, between a table and the segmentations it is of
 
 
@@ -104,7 +107,7 @@ def find_best(
 
     Raises:
         UsageError: no model with scored held-out cases, one asked for that cannot be compared, or
-            no two models to pair.
+            no two models to pair, or another run that chooses among them.
         RenalplanError: a file is missing or damaged.
     """
     from renalplan.inference.options import choose_device
@@ -112,7 +115,27 @@ def find_best(
     choose_device(device)
     workspace = workspace or Workspace.find()
     dataset = Dataset.open(workspace.dataset_folder(task))
-    models, validated, left_out = _compared(workspace, dataset.name, trainers)
+    compared = _compared(workspace, dataset.name, trainers)
+    results = workspace.results(dataset.name)
+    with hold(results, "find_best", f"the best model in {results} is being found"):
+        remove_leftovers(results, (BEST,))
+        best = _choose(dataset, results, compared, pairs, device, workers, progress=progress)
+        paths = [results / name for name in best.chosen]
+        return FoundBest(best, _write(best, paths, results / BEST))
+
+
+def _choose(
+    dataset: Dataset,
+    results: Path,
+    compared: Compared,
+    pairs: bool,
+    device: str,
+    workers: int | None,
+    *,
+    progress: bool,
+) -> Best:
+    """What `find_best` decides."""
+    models, validated, left_out = compared
     cases = {case.id: case for case in dataset.training_cases}
     folds = next(iter(validated.values())).cases
     _require_references(folds, cases, dataset)
@@ -124,9 +147,8 @@ def find_best(
     if pairs:
         _require_two(list(models))
         made = predict_pairs(
-            list(models.values()), folds, dataset, workspace.results(dataset.name) / PAIRS,
-            device=device, progress=progress,
-        )  # fmt: skip
+            list(models.values()), folds, dataset, results / PAIRS, device=device, progress=progress
+        )
         predictions |= made
     with open_executor(workers, cases=count) as executor:
         scoring: Any = {"executor": executor, "progress": progress}
@@ -142,7 +164,7 @@ def find_best(
         for names, dice in scores.items()
     ]
     paths = [models[name].path for name in chosen]
-    best = Best(
+    return Best(
         dataset=dataset.name,
         folds={str(fold): held for fold, held in folds.items()},
         candidates=tuple(sorted(candidates, key=lambda candidate: -candidate.mean_dice)),
@@ -156,21 +178,19 @@ def find_best(
             ["renalplan_predict", "-i", "IMAGES", "-o", "OUT", "-m", *map(str, paths)]
         ),
     )
-    return FoundBest(best, _write(best, paths, workspace.results(dataset.name) / BEST))
 
 
 def _write(best: Best, models: list[Path], path: Path) -> tuple[Path, ...]:
     """Write the rules into the chosen models, then the choice; returns the files."""
     rules = tuple(model / POSTPROCESSING for model in models)
     for file in rules:
+        remove_leftovers(file.parent, (POSTPROCESSING,))
         write_json(file, best.postprocessing)
     write_json(path, best)
     return *rules, path
 
 
-def _compared(
-    workspace: Workspace, dataset: str, trainers: list[str] | None
-) -> tuple[dict[str, ModelFolder], dict[str, Validated], dict[str, str]]:
+def _compared(workspace: Workspace, dataset: str, trainers: list[str] | None) -> Compared:
     """The models that can be compared with each other, by name, and why others cannot."""
     from renalplan.evaluation.compare import comparable, read_validated
 

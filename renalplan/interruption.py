@@ -21,7 +21,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE_SECONDS = 1.5  # for closing what is open
 FORKED_STATUS = 128 + signal.SIGTERM
 _telling: set[int] = set()  # descriptors that signals are told to
-_masks: dict[int, set[signal.Signals]] = {}  # a thread's, while it forks
+_masks: dict[int, set[int | signal.Signals]] = {}  # a thread's, while it forks
 
 
 class Interrupted(BaseException):
@@ -129,6 +129,19 @@ def listening(say: Callable[[int], None], *, to_the_end: bool) -> Iterator[Inter
             signal.set_wakeup_fd(woken)
             _telling.discard(tells.fileno())
             tells.close()  # which ends the thread
+
+
+@contextmanager
+def keeping_ctrl_c() -> Iterator[None]:
+    """What is started in the block never sees Ctrl-C, not even before its first line: it is for us."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _hold_back() -> None:

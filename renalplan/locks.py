@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from renalplan.errors import UsageError
+from renalplan.files import remove_leftovers
 
 fcntl: Any
 try:
@@ -72,7 +73,7 @@ def hold(
 
     Raises:
         UsageError: another run holds it.
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written; it is named, not the lock.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     path = folder / f".{name}.lock"
@@ -94,6 +95,24 @@ def hold(
                 parent.rmdir()
 
 
+@contextmanager
+def hold_files(*paths: Path, advice: str = ", or choose another name") -> Iterator[None]:
+    """Write files of one folder alone while the block runs; what a killed run left of them goes.
+
+    Args:
+        paths: The first one gives the lock its name.
+        advice: As in `hold`.
+
+    Raises:
+        UsageError: another run writes them.
+        OSError: the folder cannot be written.
+    """
+    first = paths[0]
+    with hold(first.parent, first.name, f"{first} is being written", advice):
+        remove_leftovers(first.parent, [path.name for path in paths])
+        yield
+
+
 def _take(path: Path, shared: bool, patience: float) -> int | None:
     """The descriptor of the locked file; None where there are no locks."""
     if fcntl is None:
@@ -108,6 +127,9 @@ def _take(path: Path, shared: bool, patience: float) -> int | None:
             if time.monotonic() > limit:
                 raise
             continue
+        except OSError as problem:
+            problem.filename = str(path.parent)
+            raise
         try:
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except OSError as problem:

@@ -30,6 +30,7 @@ from renalplan.files import (
     json_text,
     parse_record,
 )
+from renalplan.locks import hold_files
 from renalplan.model_folder import (
     FINISHED,
     PLAIN_NAME,
@@ -144,7 +145,7 @@ def unpack_model(
 
     Raises:
         ModelError: the archive is damaged, is no model of ours, or holds what a model does not.
-        UsageError: there is no such file, or a model of that name is there.
+        UsageError: there is no such file, a model of that name is there, or another run installs one.
     """
     if not path.is_file():
         raise UsageError(f"{path} does not exist.")
@@ -158,7 +159,7 @@ def unpack_model(
                 raise UsageError(
                     f"{target} is there already; install under another --name, or add --overwrite."
                 )
-            with atomic_folder(target) as temporary:
+            with hold_files(target), atomic_folder(target) as temporary:
                 for member, expected in manifest.files.items():
                     _extract(archive, member, expected, temporary / member, path)
                 _check_model(temporary, manifest, path, check)

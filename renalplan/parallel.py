@@ -21,6 +21,7 @@ from types import FrameType, TracebackType
 from typing import ParamSpec, TypeVar
 
 from renalplan.errors import RenalplanError, WorkerError
+from renalplan.interruption import keeping_ctrl_c
 from renalplan.vitals import follow
 
 Item = TypeVar("Item")
@@ -155,7 +156,8 @@ class Processes(CaseExecutor):
     ) -> Future[Result]:
         """See `Executor`; the function must be importable by its name."""
         try:
-            return self._pool.submit(call_in_worker, fn, *args, **kwargs)
+            with keeping_ctrl_c():  # it may start a process
+                return self._pool.submit(call_in_worker, fn, *args, **kwargs)
         except BrokenProcessPool:
             raise self._broken() from None
 

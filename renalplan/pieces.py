@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
+Connectivity = Literal[6, 18, 26]
 
-def number_pieces(mask: NDArray[np.bool_], connectivity: int = 26) -> NDArray[np.unsignedinteger]:
+
+def number_pieces(
+    mask: NDArray[np.bool_], connectivity: Connectivity = 26
+) -> NDArray[np.unsignedinteger]:
     """A mask with its connected pieces numbered from 1.
 
     As bytes: of a bool mask cc3d (4.1) foresees one piece for each block of 2 x 2 x 2 voxels, rounded

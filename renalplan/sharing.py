@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from renalplan.errors import ModelError, UsageError
 from renalplan.imports import load_class
+from renalplan.locks import hold_files
 from renalplan.model_archive import pack_model, unpack_model
 from renalplan.model_folder import WEIGHTS, ModelFolder
 from renalplan.predicting import find_models
@@ -39,7 +40,7 @@ def export_model(
         workspace: Where models are looked up.
 
     Raises:
-        UsageError: no (single) model, or `out` is there.
+        UsageError: no (single) model, `out` is there, or another run writes it.
         ModelError: the model is incomplete.
     """
     chosen: Sequence[str | Path] | None = None if model is None else [model]
@@ -60,10 +61,11 @@ def export_model(
 
     spec = found.record.segmenter
     segmenter = _segmenter_class(found)(found, folds, InferenceOptions(), **spec.arguments)
-    for fold in folds:
-        for phase in segmenter.phases:
-            found.load_network(phase, fold)  # what cannot be installed is not sent
-    return pack_model(found, target, folds, segmenter.phases)
+    with hold_files(target):
+        for fold in folds:
+            for phase in segmenter.phases:
+                found.load_network(phase, fold)  # what cannot be installed is not sent
+        return pack_model(found, target, folds, segmenter.phases)
 
 
 def _require_complete(model: ModelFolder) -> None:

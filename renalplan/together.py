@@ -23,6 +23,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from renalplan.errors import LostError, RenalplanError, WorkerError
+from renalplan.interruption import keeping_ctrl_c
 from renalplan.parallel import usable_cores
 from renalplan.vitals import follow
 
@@ -60,7 +61,8 @@ def run_together(
                 args=(function, arguments, rank, processes, place, sender, os.getpid()),
                 name=f"renalplan process {rank}",
             )
-            process.start()
+            with keeping_ctrl_c():
+                process.start()
             sender.close()  # so that the other end is the only one, and its end is noticed
             started.append((process, receiver))
         found: Result = _first_answer(started)

@@ -283,10 +283,8 @@ def _gather(path: Path) -> None:
             scored = {f: folder for f, folder in folders.items() if (folder / PER_CASE).is_file()}
             if len(scored) >= 2:
                 gather_folds(scored, path)
-    except (
-        DatasetError,
-        UsageError,
-    ) as problem:  # another fold's table is no reason to fail this training
+    except (DatasetError, UsageError) as problem:
+        # another fold's table is no reason to fail this training
         log.warning("the folds' scores are not gathered: %s", problem)
 
 

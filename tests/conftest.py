@@ -8,15 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 # `make test` draws the same examples every time; --hypothesis-profile=long draws many new ones
-settings.register_profile("quick", derandomize=True, deadline=None)
+settings.register_profile("quick", max_examples=50, derandomize=True, deadline=None)
 settings.register_profile(
     "long", max_examples=5000, deadline=1000, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile(  # a failure is enough, the smallest one need not be found
+    "mutants", settings.get_profile("quick"), phases=(Phase.explicit, Phase.generate)
 )
 settings.load_profile("quick")
 

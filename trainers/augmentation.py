@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from renalplan.files import Record
 from renalplan.geometry import Shape
@@ -25,8 +25,6 @@ LONG_PATCH, LONG_PATCH_DEGREES = 1.5, 15.0
 
 class AugmentationSettings(Record):
     """How training patches are varied; probabilities and ranges are nnU-Net's."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
 
     enabled: bool = Field(default=True, description="false trains on plain crops")
     rotation_probability: float = Field(default=0.2, ge=0, le=1)

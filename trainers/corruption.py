@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from batchgeneratorsv2.transforms.nnunet.random_binary_operator import (
-    ApplyRandomBinaryOperatorTransform,
-)
-from batchgeneratorsv2.transforms.nnunet.remove_connected_components import (
-    RemoveRandomConnectedComponentFromOneHotEncodingTransform,
-)
-from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
-from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from torch import Tensor
 
 from renalplan.labels import LabelScheme
+
+if TYPE_CHECKING:
+    from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ class PreviousAsChannels:
     def corrupted(self, image: Tensor) -> Tensor:
         """The image with its last channels corrupted; draws from the global generators, on the CPU."""
         # made anew: the library's transforms shuffle their channels for good
-        steps = ComposeTransforms(_corruption(list(range(-len(self.scheme.foreground), 0))))
+        steps = _corruption(list(range(-len(self.scheme.foreground), 0)))
         result: Tensor = steps(image=image)["image"]
         return result
 
@@ -57,21 +53,27 @@ def _any_of(labels: Tensor, values: tuple[int, ...]) -> Tensor:
     return found
 
 
-def _corruption(channels: list[int]) -> list[RandomTransform]:
-    return [
-        RandomTransform(
-            ApplyRandomBinaryOperatorTransform(
-                channel_idx=channels, strel_size=(1, 8), p_per_label=0.5
-            ),
-            apply_probability=0.4,
-        ),
-        RandomTransform(
-            RemoveRandomConnectedComponentFromOneHotEncodingTransform(
-                channel_idx=channels,
-                fill_with_other_class_p=0,
-                dont_do_if_covers_more_than_x_percent=0.15,
-                p_per_label=0.5,
-            ),
-            apply_probability=0.2,
-        ),
-    ]
+def _corruption(channels: list[int]) -> ComposeTransforms:
+    # a second to import, which only a cascade's second network needs
+    from batchgeneratorsv2.transforms.nnunet.random_binary_operator import (
+        ApplyRandomBinaryOperatorTransform as GrowOrShrink,
+    )
+    from batchgeneratorsv2.transforms.nnunet.remove_connected_components import (
+        RemoveRandomConnectedComponentFromOneHotEncodingTransform as RemovePiece,
+    )
+    from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+    from batchgeneratorsv2.transforms.utils.random import RandomTransform
+
+    grown = GrowOrShrink(channel_idx=channels, strel_size=(1, 8), p_per_label=0.5)
+    removed = RemovePiece(
+        channel_idx=channels,
+        fill_with_other_class_p=0,
+        dont_do_if_covers_more_than_x_percent=0.15,
+        p_per_label=0.5,
+    )
+    return ComposeTransforms(
+        [
+            RandomTransform(grown, apply_probability=0.4),
+            RandomTransform(removed, apply_probability=0.2),
+        ]
+    )

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from renalplan.files import Record
 from renalplan.geometry import Box, Shape, Spacing, box_slices, grow_box, whole_box
@@ -35,8 +35,6 @@ SEEN_AROUND = 8  # voxels of image around the boxes that the ConvCRF may look at
 
 class FusionSettings(Record):
     """How predictions become one mask."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
 
     confidence: float = Field(
         default=0.8,

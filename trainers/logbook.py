@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from renalplan.files import atomic_file
@@ -45,6 +44,8 @@ class Logbook:
 
 def draw_progress(table: pd.DataFrame, path: Path) -> None:
     """Loss and pseudo Dice over the epochs, learning rate and seconds below."""
+    from matplotlib.figure import Figure  # a second to import, in every process that trains
+
     figure = Figure(figsize=(9, 7), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot(table["epoch"], table["loss"], color="tab:blue", label="training loss")

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from renalplan.errors import TrainingError
 from renalplan.files import Record, read_record, write_json
@@ -50,8 +50,6 @@ logger = logging.getLogger(__name__)
 class CrfSettings(Record):
     """The ConvCRF; see `ConvCRF3d`. Its intensities are HU scaled from -200..500 to 0..1."""
 
-    model_config = ConfigDict(allow_inf_nan=False)
-
     appearance_mm: float = Field(default=4.0, gt=0, description="reach of the appearance kernel")
     intensity: float = Field(
         default=0.03, gt=0, description="its width in intensities; 0.05 of -200..500 HU are 35 HU"
@@ -73,8 +71,6 @@ class CrfSettings(Record):
 
 class PseudoMaskSettings(Record):
     """How a box becomes a mask."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
 
     method: Masks = Field(
         default="convcrf",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
 from renalplan.errors import UsageError
@@ -14,8 +14,6 @@ from renalplan.files import Record
 
 class TrainerSettings(Record):
     """What every trainer can be told."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
 
     seed: int = Field(default=0, ge=0, description="decides every random draw")
     label_share: float = Field(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from renalplan.files import Record
@@ -38,8 +38,6 @@ VALIDATION_SEED = 977  # held-out patches are the same in every epoch, so figure
 
 class Recipe(Record):
     """How one stage is learnt from patches, supervised."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
 
     epochs: int = Field(default=1000, ge=1, description="rounds of training")
     iterations: int = Field(default=250, ge=1, description="training steps a round")

@@ -25,6 +25,7 @@ from renalplan.files import atomic_file
 from renalplan.geometry import Grid, Orientation
 from renalplan.kidney_tumor import is_lesion
 from renalplan.labels import LabelScheme
+from renalplan.locks import hold_files
 
 if TYPE_CHECKING:
     from highdicom.seg import SegmentDescription
@@ -69,7 +70,8 @@ def write_dicom_seg(
         How many segments it has: one for each structure that dataset.json declares, with voxels or not.
 
     Raises:
-        UsageError: highdicom is not installed, the output is no `.dcm` file, or it is there.
+        UsageError: highdicom is not installed, the output is no `.dcm` file or is there, or another
+            run writes it.
         DatasetError: there is not one good series, the grids differ, labels are not declared or there
             are none, or the series lacks what DICOM wants of it.
     """
@@ -89,12 +91,13 @@ def write_dicom_seg(
     grid = read_series_grid(found.files)
     require_same_space(path, volume.grid, folder, grid)
     planes = Orientation.of(grid).undo(volume.array[0])
-    with warnings.catch_warnings():
-        # of names without a caret: the patient's is repeated as the series has it, right or not
-        warnings.filterwarnings("ignore", message=".*only a single component")
-        made = _segmentation(found, np.ascontiguousarray(planes), scheme, grid)
-    with atomic_file(target) as temporary:
-        made.save_as(temporary)
+    with hold_files(target):
+        with warnings.catch_warnings():
+            # of names without a caret: the patient's is repeated as the series has it, right or not
+            warnings.filterwarnings("ignore", message=".*only a single component")
+            made = _segmentation(found, np.ascontiguousarray(planes), scheme, grid)
+        with atomic_file(target) as temporary:
+            made.save_as(temporary)
     return len(scheme.foreground)
 
 

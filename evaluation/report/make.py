@@ -26,12 +26,14 @@ from renalplan.evaluation.surgery.frame import Point
 from renalplan.evaluation.surgery.records import SurgeryNumbers
 from renalplan.evaluation.surgery.report import check_margins, read_folds, surgery_numbers
 from renalplan.evaluation.surgery.resection import MARGINS_MM
-from renalplan.files import atomic_file, write_json, write_text
+from renalplan.files import atomic_file, remove_leftovers, write_json, write_text
+from renalplan.locks import hold_files
 
 PAGE_TRIANGLES = 120_000  # of all structures together in the page
 LEAST_TRIANGLES = 400  # of one of them
 STILL_PIXELS = (520, 660)  # height and width
 GROUND = (20, 23, 26)
+ENDINGS = ("html", "pdf", "png", "json")
 SPACE_NAME = "LPS_mm"  # in the names of the files of meshes
 
 Surfaces = dict[str, trimesh.Trimesh]
@@ -63,7 +65,7 @@ def patient_report(
         What the JSON file holds. Where no label is kidney tissue there are no numbers, and it says so.
 
     Raises:
-        UsageError: the output is a file, a margin is impossible.
+        UsageError: the output is a file, a margin is impossible, or another run writes the case's report.
         DatasetError: a file is unreadable, lies on another grid, or holds undeclared labels or none;
             nothing says what the labels mean.
     """
@@ -73,15 +75,31 @@ def patient_report(
     check_margins(margins)
     case = load_case(Path(image), Path(segmentation), None if labels is None else Path(labels))
     others = read_folds(folds, case.scheme, Path(segmentation), case.grid)
-    numbers, problem = _measure(case, margins, others, error_bars)
+    files = [target / f"{case.name}.{ending}" for ending in ENDINGS]
+    with hold_files(*files, advice=", or choose another folder"):
+        remove_leftovers(target / _meshes_folder(case))
+        names = (Path(image).name, Path(segmentation).name)
+        return _write_all(case, names, target, margins, others, error_bars)
+
+
+def _write_all(
+    case: Case,
+    names: tuple[str, str],
+    target: Path,
+    margins: Sequence[float],
+    folds: Sequence[NDArray],
+    error_bars: bool,
+) -> PatientReport:
+    """What `patient_report` does with what it has read; `names` are the scan's and the segmentation's."""
+    numbers, problem = _measure(case, margins, folds, error_bars)
     surfaces = {name: make_surface(case.mask(name), case.frame) for name in case.scheme.foreground}
     found = {name: surface for name, surface in surfaces.items() if surface is not None}
     scan = shrink(case.image, case.structures, case.kidneys(), case.frame, case.window)
     structures = tuple(_write_meshes(case, found, target))
     report = PatientReport(
         case=case.name,
-        image=Path(image).name,
-        segmentation=Path(segmentation).name,
+        image=names[0],
+        segmentation=names[1],
         size=case.labels.shape,
         spacing_mm=case.frame.spacing,
         viewer_spacing_mm=round(scan.spacing_mm, 4),

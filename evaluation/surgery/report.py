@@ -31,6 +31,7 @@ from renalplan.files import real_path, write_json
 from renalplan.geometry import Grid
 from renalplan.images import Volume, image_ending, read_volume
 from renalplan.labels import LabelScheme
+from renalplan.locks import hold_files
 
 MOST_MARGIN_MM = 50.0
 
@@ -116,7 +117,8 @@ def surgery_report(
         error_bars: As in `surgery_numbers`.
 
     Raises:
-        UsageError: the output is a folder or no JSON file, a margin is impossible.
+        UsageError: the output is a folder or no JSON file, or another run writes it; a margin is
+            impossible.
         DatasetError: a file is unreadable, lies on another grid, or holds undeclared labels; nothing
             says what the labels mean.
     """
@@ -126,16 +128,18 @@ def surgery_report(
     check_margins(margins)
     scheme = find_scheme(path, None if labels is None else Path(labels))
     volume = read_labels(path, scheme)
-    numbers = surgery_numbers(
-        volume.array[0],
-        volume.grid,
-        scheme,
-        case=case_name(path),
-        margins=margins,
-        folds=read_folds(folds, scheme, path, volume.grid),
-        error_bars=error_bars,
-    )
-    write_json(target, numbers)
+    others = read_folds(folds, scheme, path, volume.grid)
+    with hold_files(target):
+        numbers = surgery_numbers(
+            volume.array[0],
+            volume.grid,
+            scheme,
+            case=case_name(path),
+            margins=margins,
+            folds=others,
+            error_bars=error_bars,
+        )
+        write_json(target, numbers)
     return numbers
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import wraps
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 from renalplan.errors import RenalplanError, UsageError
 from renalplan.interruption import listening
@@ -120,9 +121,17 @@ def _system_reason(problem: OSError) -> str:
     return f"{problem}"
 
 
+class _Parser(argparse.ArgumentParser):
+    """Answers a wrong line with a sentence, as everything else does; argparse lists all options first."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the program."""
+        self.exit(2, f"{self.prog}: {message}; {self.prog} --help shows how.\n")
+
+
 def make_parser(name: str, text: str, example: str) -> argparse.ArgumentParser:
     """A command's parser with help, an example, and the workspace option where it has one."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"renalplan_{name}",
         description=text,
         epilog=f"example:\n  {example}",

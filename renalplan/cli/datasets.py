@@ -12,7 +12,6 @@ from renalplan.cli.common import (
     make_parser,
     require_folder,
 )
-from renalplan.errors import UsageError
 from renalplan.workspace import Workspace
 
 
@@ -101,11 +100,11 @@ def phantom(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
 
     from renalplan.phantom import make_phantom_dataset
+    from renalplan.phantom.unfinished import require_free
     from renalplan.progress import counter
 
     require_folder(given.out)
-    if given.out.exists() and any(given.out.iterdir()):
-        raise UsageError(f"{given.out} is not empty; choose a new folder.")
+    require_free(given.out)
     total = given.cases + given.test_cases + given.unlabelled_cases
     with counter(total, "phantom") as advance:
         make_phantom_dataset(

@@ -65,7 +65,7 @@ def train(arguments: list[str] | None = None) -> int:
     if given.help_trainer:
         return _show_settings(given.help_trainer)
     if given.task is None or given.fold is None:
-        parser.error("TASK and FOLD are needed")
+        parser.error("TASK and FOLD are needed: renalplan_train 101 0")
 
     from renalplan.training import train as run
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +19,18 @@ from scipy import ndimage
 
 from renalplan import files
 from renalplan.boxes import BOXES, COLUMNS
-from renalplan.errors import UsageError
+from renalplan.errors import RenalplanError, UsageError
+from renalplan.executors import open_executor
 from renalplan.geometry import Grid, Orientation, Shape, Spacing
 from renalplan.images import ENDINGS, write_volume
+from renalplan.locks import hold
+from renalplan.parallel import map_cases, of_case
 from renalplan.phantom.anatomy import SOLITARY_SHARE
 from renalplan.phantom.make import make_case
 from renalplan.phantom.masks import case_name, dress_mask, find_masks
 from renalplan.phantom.scanner import check_size
 from renalplan.phantom.tasks import Task, get_task
+from renalplan.phantom.unfinished import Made, Unfinished, is_unfinished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,7 @@ def make_phantom_dataset(
     """Make a data set of phantoms; case i depends on the seed and i only.
 
     Args:
-        out: Folder to make; it must not hold a data set yet.
+        out: Folder to make; it must not hold a data set yet, but one that an ended run began is continued.
         cases: Training cases.
         seed: Other seeds, other patients.
         task: "kidney_tumor", "artery", "compartments" or "boxes".
@@ -99,7 +101,9 @@ def make_phantom_dataset(
         `out`.
 
     Raises:
-        UsageError: an argument is impossible, or `out` holds a data set.
+        UsageError: an argument is impossible, `out` holds a data set or the beginning of another one, or
+            another run fills it.
+        WorkerError: a worker process died.
     """
     kind = get_task(task)
     _check_counts(cases, test_cases, unlabelled_cases, seed, workers)
@@ -111,7 +115,8 @@ def make_phantom_dataset(
         )
     if file_ending not in ENDINGS:
         raise UsageError(f"Unknown file ending {file_ending!r}; possible are {', '.join(ENDINGS)}.")
-    if (out / "dataset.json").exists() or (out / "imagesTr").exists():
+    begun = ((out / name).exists() for name in ("dataset.json", "imagesTr"))
+    if any(begun) and not is_unfinished(out):
         raise UsageError(f"{out} already holds a data set; choose another folder or delete it.")
     jobs = _numbered_jobs(cases, test_cases, unlabelled_cases)
     if from_masks is not None:
@@ -131,12 +136,11 @@ def make_phantom_dataset(
         file_ending=file_ending,
         single_kidney_share=SOLITARY_SHARE if single_kidney_share is None else single_kidney_share,
     )
-    results: dict[str, dict[str, Any]] = {}
-    for done, (job, result) in enumerate(_run(recipe, jobs, workers), start=1):
-        results[job.name] = result
-        if progress is not None:
-            progress(f"{job.name} written ({done} of {len(jobs)})")
-    _write_tables(recipe, kind, jobs, results)
+    with (
+        hold(out, "phantom", f"{out} is being filled", ", or choose another folder"),
+        Unfinished(out, _asked(recipe, jobs)) as unfinished,
+    ):
+        _write_tables(recipe, kind, jobs, _make_all(recipe, jobs, unfinished, workers, progress))
     return out
 
 
@@ -172,24 +176,44 @@ def _mask_jobs(folder: Path, numbered: list[Job]) -> list[Job]:
     ]
 
 
-def _run(recipe: Recipe, jobs: list[Job], workers: int) -> Iterator[tuple[Job, dict[str, Any]]]:
-    """Make all cases, here or in worker processes; the first error stops everything."""
-    if workers <= 0 or len(jobs) == 1:
-        for job in jobs:
-            yield job, make_and_write(recipe, job)
-        return
-    # spawn: forking a process that runs threads can hang
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
-        waiting = {pool.submit(make_and_write, recipe, job): job for job in jobs}
-        try:
-            for future in as_completed(waiting):
-                yield waiting[future], future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+def _asked(recipe: Recipe, jobs: list[Job]) -> Any:
+    """All that the files depend on, as JSON values; the folder may have been moved."""
+    cases = [[job.name, job.part, _state(job.mask)] for job in jobs]
+    return [{name: value for name, value in vars(recipe).items() if name != "out"}, cases]
 
 
-def make_and_write(recipe: Recipe, job: Job) -> dict[str, Any]:
-    """Make one case and write its files; returns its truth and boxes as JSON values."""
+def _state(path: Path | None) -> tuple[int, int] | None:
+    """Size and time of change; what else is wrong with a file is for its reader to say."""
+    try:
+        state = path.stat() if path else None
+    except OSError:
+        return None
+    return (state.st_size, state.st_mtime_ns) if state else None
+
+
+def _make_all(
+    recipe: Recipe,
+    jobs: list[Job],
+    unfinished: Unfinished,
+    workers: int,
+    progress: Callable[[str], None] | None,
+) -> dict[str, Made]:
+    """Make the cases that are not there, here or in worker processes; the first error stops everything."""
+    results = {job.name: unfinished.done[job.name] for job in jobs if job.name in unfinished.done}
+    rest = [job for job in jobs if job.name not in results]
+    with open_executor(min(workers, len(rest))) as executor:
+        for job, result in map_cases(make_and_write, rest, recipe, executor=executor):
+            if isinstance(result, RenalplanError):
+                raise of_case(job.name, result)
+            unfinished.keep(job.name, result)
+            results[job.name] = result
+            if progress is not None:
+                progress(f"{job.name} written ({len(results)} of {len(jobs)})")
+    return results
+
+
+def make_and_write(job: Job, recipe: Recipe) -> Made:
+    """Make one case and write its files."""
     if job.mask is None:
         case = make_case(
             recipe.seed,
@@ -211,7 +235,7 @@ def make_and_write(recipe: Recipe, job: Job) -> dict[str, Any]:
     if job.part != "Un":
         write_volume(out / f"labels{job.part}" / f"{job.name}{ending}", labels, grid)
     boxes = tumor_boxes(labels, grid) if get_task(recipe.task).boxes else []
-    return {"phases": list(images), "truth": truth, "boxes": boxes}
+    return Made(phases=tuple(images), truth=truth, boxes=tuple(map(tuple, boxes)))
 
 
 def tumor_boxes(labels: NDArray[np.uint8], grid: Grid) -> list[list[int]]:
@@ -227,23 +251,18 @@ def tumor_boxes(labels: NDArray[np.uint8], grid: Grid) -> list[list[int]]:
     return boxes
 
 
-def _write_tables(
-    recipe: Recipe, kind: Task, jobs: list[Job], results: dict[str, dict[str, Any]]
-) -> None:
+def _write_tables(recipe: Recipe, kind: Task, jobs: list[Job], results: dict[str, Made]) -> None:
     training = [job for job in jobs if job.part == "Tr"]
     if kind.boxes:
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(COLUMNS)
         for job in training:
-            writer.writerows([job.name, 1, *box] for box in results[job.name]["boxes"])
+            writer.writerows([job.name, 1, *box] for box in results[job.name].boxes)
         files.write_text(recipe.out / BOXES, table.getvalue())
     files.write_json(
         recipe.out / "phantom_truth.json",
-        {
-            job.name: {"phases": results[job.name]["phases"], **results[job.name]["truth"]}
-            for job in jobs
-        },
+        {job.name: {"phases": results[job.name].phases, **results[job.name].truth} for job in jobs},
     )
     files.write_json(
         recipe.out / "dataset.json",

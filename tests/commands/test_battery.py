@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from battery import (
     asked,
+    closed,
     datasets,
     images,
     json_files,
@@ -27,7 +28,12 @@ from battery.table import Answer
 from renalplan.files import TEMPORARY
 
 ROWS = list(
-    chain(*(kind.rows() for kind in (images, json_files, datasets, models, tables, asked, reports)))
+    chain(
+        *(
+            kind.rows()
+            for kind in (images, json_files, datasets, models, tables, asked, closed, reports)
+        )
+    )
 )
 HANGS_SECONDS = 60
 ANSWERS: dict[str, Answer] = {}  # of the rows that were run
@@ -66,7 +72,7 @@ def _no_row_hangs() -> Iterator[None]:
 
 def said_by(row: Row, ran: Any, here: Path) -> str:
     """The answer: what is on standard error, and of `check` the problems it lists."""
-    text: str = ran.err.partition("error: ")[2] if ran.err.startswith("usage:") else ran.err
+    text: str = ran.err
     if row.command == "check":
         text = "\n".join([text, *ran.out.splitlines()[:-1]]).strip()
     return text.replace(f"{here}/", "").replace(str(here), ".")

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from renalplan.files import TEMPORARY
+from renalplan.fold_validation import FoldValidation
 
 RESULTS = Path("work/results/Dataset001_Tiny")
 SHORT = "--workers 0 --device cpu --set epochs=2 iterations=3 validation_iterations=1"
@@ -71,6 +72,17 @@ def test_a_fold_is_trained_and_validated_and_its_time_is_on_record(here: Path, r
         told = "fold 1 is finished, and more time does not change it; --restart trains it anew."
         assert (told in ran.err) is bool(budget)
         assert record("timed") == found
+
+
+@pytest.mark.parametrize(("dice", "said"), [(0.0, True), (0.01, False)])
+def test_what_training_was_too_short_for_is_named(
+    here: Path, run: Run, monkeypatch: pytest.MonkeyPatch, dice: float, said: bool
+) -> None:
+    monkeypatch.setattr(FoldValidation, "_score", lambda *_: ({"kidney": dice, "fat": 0.9}, None))
+    ran = run(f"train 1 1 UNet --name short {SHORT}")
+    assert ran.status == 0, ran.err
+    nowhere = "fold 1: kidney met its reference in no held-out case (Dice 0), most often because"
+    assert (nowhere in ran.err) is said
 
 
 def test_all_cases_are_trained_on_and_none_is_validated(here: Path, run: Run) -> None:

@@ -418,7 +418,7 @@ def test_an_interruption_is_not_a_traceback(
     monkeypatch.setattr("renalplan.dataset.Dataset.open", interrupt)
     ran = run("check 1")
     assert ran.status == 130
-    assert ran.err == "renalplan_check: interrupted; the same command continues."
+    assert ran.err == "renalplan_check: SIGINT: interrupted; the same command continues."
 
 
 def test_every_public_name_is_there() -> None:

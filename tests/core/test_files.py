@@ -159,6 +159,17 @@ def test_what_does_not_fit_is_named_by_its_key(
         read_record(tmp_path / "line.json", Line, PlanError)
 
 
+class Share(Record):
+    share: float
+
+
+@pytest.mark.parametrize("text", ["nan", "NAN", "inf", "-Infinity"])
+def test_a_text_is_no_way_round_finite_numbers(tmp_path: Path, text: str) -> None:
+    (tmp_path / "share.json").write_text(json.dumps({"share": text}))
+    with pytest.raises(DatasetError, match=r"share\.json: share: Input should be a finite number"):
+        read_record(tmp_path / "share.json", Share)
+
+
 def test_the_source_of_a_value_is_named() -> None:
     with pytest.raises(DatasetError, match=r"--set: x: Field required"):
         parse_record({}, Point, "--set")

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from renalplan.files import TEMPORARY
+from renalplan.parallel import Processes
 
 BEGIN = """
 import hashlib, os, sys, threading, time
@@ -125,3 +126,11 @@ def test_a_forked_worker_tells_nobody_of_its_signals(tmp_path: Path) -> None:
         assert child.communicate(timeout=30)[1] == ""
     assert child.returncode == 0
     assert (tmp_path / "result").exists()
+
+
+def test_ctrl_c_does_not_reach_a_worker_that_is_just_starting() -> None:
+    """Before its first line it could not ignore it, and would print a traceback."""
+    with Processes(1) as executor:
+        held_back = executor.submit(signal.pthread_sigmask, signal.SIG_BLOCK, []).result()
+    assert signal.SIGINT in held_back
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

@@ -14,7 +14,7 @@ import pytest
 
 from renalplan import locks
 from renalplan.errors import UsageError
-from renalplan.locks import hold
+from renalplan.locks import hold, hold_files
 
 HOLDER = """
 import os, subprocess, sys, time
@@ -119,6 +119,31 @@ def test_folders_that_stay_empty_are_taken_away(tmp_path: Path) -> None:
     with work(tmp_path / "a" / "b"):
         (tmp_path / "a" / "found").touch()
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["found"]
+
+
+def test_files_are_held_by_the_first_one_s_name(tmp_path: Path) -> None:
+    page, table, other = (tmp_path / name for name in ("a.html", "a.json", "b.html"))
+    for path in (page, table, other):
+        path.with_name(f".tmp-1-{path.name}").touch()
+    with hold_files(page, table), hold_files(other):
+        assert not list(tmp_path.glob(".tmp-*")), "what killed runs left of them"
+        with pytest.raises(UsageError) as refused, hold_files(page, advice=", or go"):
+            pass
+    assert str(refused.value).startswith(f"{page} is being written by another run (process ")
+    assert str(refused.value).endswith("; wait until it has ended, or go.")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *_: object) -> int:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(locks.os, "open", refuse)
+    with pytest.raises(PermissionError) as refused, work(tmp_path):
+        pass
+    assert refused.value.filename == str(tmp_path)
 
 
 def test_where_there_are_no_locks_a_line_says_so(

@@ -1,3 +1,5 @@
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -116,14 +118,33 @@ def test_channels_do_not_mix() -> None:
     assert (found[1] == 0).all()
 
 
-def test_a_coarse_axis_is_interpolated_linearly() -> None:
+@pytest.mark.parametrize("size", [4, 5, 9])
+@pytest.mark.parametrize("new_size", [1, 3, 7, 20])
+def test_cubic_weights_are_those_of_scipy_s_spline(size: int, new_size: int) -> None:
+    positions = source_positions(size, new_size)
+    expected = [
+        ndimage.map_coordinates(sample, [positions], order=3, mode="mirror")
+        for sample in np.eye(size)
+    ]
+    np.testing.assert_allclose(cubic_matrix(size, new_size), np.transpose(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_few_voxels_are_joined_by_straight_lines(size: int) -> None:
+    np.testing.assert_array_equal(cubic_matrix(size, 7), linear_matrix(size, 7))
+
+
+@pytest.mark.parametrize("unit", [0.25, 1.0, 2.0])  # mm: their ratio alone decides
+def test_an_axis_of_more_than_three_times_the_finest_is_interpolated_linearly(unit: float) -> None:
+    def resampled(thick: float) -> NDArray:
+        spacing = (thick * unit, unit, unit)
+        return resample_image(image, (24, 4, 4), spacing=spacing)[0, :, 0, 0]
+
     image = np.zeros((1, 8, 4, 4), np.float32)
     image[0, 4:] = 1000  # a step between thick slices, where cubics ring
-    coarse = resample_image(image, (24, 4, 4), spacing=(5.0, 1.0, 1.0))
-    fine = resample_image(image, (24, 4, 4), spacing=(3.0, 1.0, 1.0))
     straight = linear_matrix(8, 24) @ image[0, :, 0, 0]
-    np.testing.assert_allclose(coarse[0, :, 0, 0], straight)
-    assert np.abs(fine[0, :, 0, 0] - straight).max() > 10
+    np.testing.assert_allclose(resampled(3.5), straight)
+    assert np.abs(resampled(3.0) - straight).max() > 10
 
 
 def test_cubics_do_not_leave_the_range_of_their_channel() -> None:
@@ -222,3 +243,20 @@ def test_slabs_together_are_the_whole_volume(shape: tuple[int, int, int], slab: 
         for start in range(0, shape[0], slab)
     ]
     torch.testing.assert_close(torch.cat(slabs, 1), whole, rtol=0, atol=1e-3)
+
+
+@dataclass(frozen=True)
+class Asked(TensorPlanes):
+    """Slices, and which of them somebody wanted."""
+
+    wanted: set[int]
+
+    def planes(self, first: int, stop: int) -> torch.Tensor:
+        self.wanted.update(range(first, stop))
+        return super().planes(first, stop)
+
+
+def test_only_the_slices_on_both_sides_of_the_wanted_are_asked_for() -> None:
+    volume = Asked(torch.zeros(1, 10, 4, 4), set())
+    resample_planes(volume, slice(6, 8), (20, 8, 8))  # their centres lie at 2.75 and 3.25
+    assert volume.wanted == {2, 3, 4}

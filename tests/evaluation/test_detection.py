@@ -33,6 +33,8 @@ def counts(reference: str, prediction: str) -> tuple[int, int, int]:
         ("##########", "#.........", (1, 0, 0)),  # IoU 0.1
         ("###########", "#..........", (0, 1, 1)),  # IoU 1 / 11
         ("#.####", ".#####", (1, 1, 0)),
+        # the middle one overlaps both lesions: the better pair of the first leaves it to the second
+        ("##########..###", "#######.######.", (2, 0, 0)),
     ],
 )
 def test_lesions_by_hand(reference: str, prediction: str, expected: tuple[int, ...]) -> None:

@@ -60,7 +60,7 @@ class Balance(HTMLParser):
 
 def page(rows: list[Row], pictures: list[Picture] | None = None, **more: tuple[str, ...]) -> str:
     table = to_table(rows)
-    return summary_page(table, summarise(table, **more), pictures or [])
+    return "".join(summary_page(table, summarise(table, **more), pictures or []))
 
 
 def test_every_name_is_escaped() -> None:

@@ -172,6 +172,32 @@ def test_a_miss_is_farther_than_any_mask() -> None:
     )
 
 
+def test_only_what_lies_around_both_masks_is_looked_at() -> None:
+    first, second = box((2, 4), (3, 5), (1, 9)), box((3, 6), (4, 8), (5, 11))
+    cut = surface.cut_to_both(first, second)
+    for whole, part in zip((first, second), cut, strict=True):
+        np.testing.assert_array_equal(part, whole[2:6, 3:8, 1:11])
+        assert np.shares_memory(part, whole)  # a scan's masks are not copied for it
+
+
+@pytest.mark.parametrize(
+    ("voxels", "points", "by_tree"),
+    [
+        (10, 10, True),
+        (10**5, 4 * 10**4, True),  # few, though all of a small scan
+        (10**5, 6 * 10**4, False),  # together more than a tenth of a second's
+        (9 * 10**6, 8 * 10**4, True),  # less than a fiftieth of a large scan
+        (9 * 10**6, 10**5, False),
+    ],
+)
+def test_many_points_in_little_room_go_by_transform(
+    voxels: int, points: int, by_tree: bool
+) -> None:
+    mask = np.zeros(voxels, bool)
+    mask[:points] = True
+    assert surface._few(mask, mask) is by_tree
+
+
 def test_different_shapes_are_refused() -> None:
     with pytest.raises(DatasetError, match="shape"):
         surface_distances(box((0, 1)), box((0, 1))[1:], SPACING)

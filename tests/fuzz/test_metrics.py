@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from renalplan.evaluation.centerline import centerline_distance
+from renalplan.evaluation.centerline import compare_centerlines
+from renalplan.evaluation.detection import detect_lesions
 from renalplan.evaluation.overlap import overlap
 from renalplan.evaluation.surface import (
     SurfaceDistances,
@@ -17,6 +18,8 @@ from renalplan.evaluation.surface import (
     surface_distances,
     surface_voxels,
 )
+from renalplan.evaluation.surfels import surface_dice
+from renalplan.pieces import number_pieces
 
 shapes = st.tuples(*[st.integers(1, 7)] * 3)
 spacings = st.tuples(*[st.floats(0.1, 10)] * 3)
@@ -30,7 +33,7 @@ CLOSE = {"rel": 1e-5, "abs": 1e-6}
 
 
 def numbers(found: SurfaceDistances) -> list[float]:
-    return [found.hausdorff_mm, found.hd95_mm, found.average_hausdorff_mm]
+    return [found.hausdorff_mm, found.hd95_mm, found.average_hausdorff_mm, found.assd_mm]
 
 
 @given(pairs, spacings)
@@ -63,13 +66,44 @@ def test_of_a_mask_and_what_is_not_in_it_nothing_agrees(pair: Pair, spacing: Spa
 def test_distances_are_symmetric_ordered_and_within_the_scan(pair: Pair, spacing: Spacing) -> None:
     found = numbers(surface_distances(*pair, spacing))
     assert numbers(surface_distances(*pair[::-1], spacing)) == pytest.approx(found, **CLOSE)
-    largest, hd95, mean = found
-    assert 0 <= mean <= largest * (1 + 1e-6)
+    largest, hd95, mean, pooled = found
+    assert 0 <= pooled <= mean * (1 + 1e-6)
+    assert mean <= largest * (1 + 1e-6)
     assert 0 <= hd95 <= largest * (1 + 1e-6)
     assert largest <= diagonal_mm(pair[0].shape, spacing) * (1 + 1e-6)
-    line = centerline_distance(*pair, spacing)
-    assert line == pytest.approx(centerline_distance(*pair[::-1], spacing), **CLOSE)
-    assert 0 <= line <= diagonal_mm(pair[0].shape, spacing) * (1 + 1e-6)
+
+
+@given(pairs, spacings)
+def test_centerlines_are_symmetric_and_a_tube_follows_itself(pair: Pair, spacing: Spacing) -> None:
+    one, other = compare_centerlines(*pair, spacing), compare_centerlines(*pair[::-1], spacing)
+    assert one.distance_mm == pytest.approx(other.distance_mm, **CLOSE)
+    assert one.cldice == pytest.approx(other.cldice)
+    assert 0 <= one.distance_mm <= diagonal_mm(pair[0].shape, spacing) * (1 + 1e-6)
+    assert 0 <= one.cldice <= 1
+    itself = compare_centerlines(pair[0], pair[0], spacing)
+    assert (itself.distance_mm, itself.cldice) == (0, 1)
+
+
+@given(pairs, spacings, st.floats(0, 10), st.floats(0, 10))
+def test_surface_dice_is_symmetric_and_grows_with_the_tolerance(
+    pair: Pair, spacing: Spacing, tolerance: float, more: float
+) -> None:
+    found = surface_dice(*pair, spacing, tolerance)
+    assert 0 <= found <= surface_dice(*pair, spacing, tolerance + more) + 1e-12 <= 1 + 1e-9
+    assert surface_dice(*pair[::-1], spacing, tolerance) == pytest.approx(found)
+    assert surface_dice(pair[0], pair[0], spacing, 0) == pytest.approx(1)
+    far = surface_dice(*pair, spacing, diagonal_mm(pair[0].shape, spacing))
+    assert far == pytest.approx(float(pair[0].any() == pair[1].any()))
+
+
+@given(pairs)
+def test_every_lesion_is_found_missed_or_false(pair: Pair) -> None:
+    found = detect_lesions(*pair)
+    true, predicted = (int(number_pieces(mask).max(initial=0)) for mask in pair)
+    assert found.found + found.missed == true
+    assert found.found + found.false == predicted
+    assert min(found.found, found.missed, found.false) >= 0
+    assert detect_lesions(pair[0], pair[0]).found == true
 
 
 @given(pairs, spacings)
@@ -77,8 +111,7 @@ def test_distances_are_nothing_for_equal_surfaces_alone(pair: Pair, spacing: Spa
     first, second = pair
     same = np.array_equal(surface_voxels(first), surface_voxels(second))
     assert (surface_distances(first, second, spacing).hausdorff_mm == 0) == same
-    assert numbers(surface_distances(first, first, spacing)) == [0, 0, 0]
-    assert centerline_distance(first, first, spacing) == 0
+    assert numbers(surface_distances(first, first, spacing)) == [0] * 4
 
 
 @given(triples, spacings)
@@ -103,6 +136,8 @@ def test_turning_the_scan_changes_no_distance(
     other = numbers(surface_distances(turned(pair[0]), turned(pair[1]), there))
     assert other == pytest.approx(found, **CLOSE)
     assert overlap(turned(pair[0]), turned(pair[1]), there).dice == overlap(*pair, spacing).dice
+    near = surface_dice(turned(pair[0]), turned(pair[1]), there, 1)
+    assert near == pytest.approx(surface_dice(*pair, spacing, 1))
 
 
 @given(pairs, spacings, st.floats(0.1, 10))

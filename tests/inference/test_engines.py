@@ -75,6 +75,19 @@ def test_openvino_says_what_pytorch_says(name: str) -> None:
     assert torch.equal(found, kept)
 
 
+@pytest.mark.parametrize(("cores", "pinned"), [(1, True), (2, False)])
+def test_a_process_that_has_not_all_cores_is_pinned_to_none(
+    monkeypatch: pytest.MonkeyPatch, cores: int, pinned: bool
+) -> None:
+    """Two of them would sit on the same core."""
+    monkeypatch.setattr(openvino_engine, "usable_cores", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    engine = OpenVinoEngine(u_net().eval(), 1, PATCH)
+    engine(torch.zeros(1, 1, *PATCH))
+    compiled = engine._request.get_compiled_model()
+    assert compiled.get_property("ENABLE_CPU_PINNING") is pinned
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_conversion_is_traced_with_a_small_patch(name: str) -> None:
     """What conversion takes must not depend on the patch: memory limits forecast none of it."""

@@ -27,6 +27,7 @@ from renalplan.inference.options import InferenceOptions
 from renalplan.inference.predictor import Predictor
 from renalplan.inference.scans import ScanFiles, find_scans
 from renalplan.inference.segmenters.kidney_rois import KidneyRoiSegmenter
+from renalplan.inference.segmenters.staged import StagedSegmenter
 from renalplan.model_folder import FINISHED, Finished, ModelFolder, SegmenterSpec, TrainerRecord
 from renalplan.plan import ChannelPlan, Intensities, NetworkSpec, Plan, StagePlan
 from renalplan.rois import kidney_rois
@@ -195,6 +196,16 @@ def test_nothing_found_is_all_background_and_it_is_said(
     assert field.decisions == Decisions(
         {"kidneys_found": 0}, ("no kidney found; the segmentation is empty",)
     )
+
+
+@pytest.mark.parametrize("kidneys", [(), (LEFT,)])
+def test_so_does_a_cascade_whose_first_stage_finds_nothing(
+    model: ModelFolder, make_volume: Callable[..., Volume], kidneys: tuple[tuple[slice, ...], ...]
+) -> None:
+    segmenter = StagedSegmenter(model, ["0"], CPU, stages={"rough": "rough", "fine": "fine"})
+    field = segmenter.segment(make_volume(_scan(*kidneys)))  # type: ignore[arg-type]
+    said = Decisions({}, ("stage rough found nothing; the segmentation is empty",))
+    assert field.decisions == (None if kidneys else said)
 
 
 def test_the_two_largest_of_three_are_segmented(segment: Callable[..., RegionField]) -> None:

@@ -12,6 +12,7 @@ starts from, it is disturbed one to three times in a row and run to its end:
     int     Ctrl-C: SIGINT, to all its processes
     worker  SIGKILL, to one of its processes
     full    the disk is full (a tmpfs of a random size; needs the rights to mount one)
+    closed  nothing can be written (the same, read-only), after a kill every other time
 
 Nobody may outlive the command, it must say one sentence and no traceback, a signal must end it soon, and at
 the end the files must be those of the undisturbed run, byte for byte (arrays in containers: value for
@@ -31,15 +32,15 @@ import sys
 import sysconfig
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import blosc2
 import psutil
+from disks import disk
+from outcome import compare, contents, leftovers
 
-from renalplan.files import TEMPORARY
 from renalplan.phantom import make_phantom_dataset
 
 BIN = Path(sysconfig.get_path("scripts"))
@@ -47,16 +48,23 @@ NAME = "Dataset901_Torture"
 PLAN = "--gpu_memory 0.004 --base_features 4 --cascade none"
 SHORT = "--device cpu --set epochs=5 iterations=3 validation_iterations=1"
 COMMANDS = {
+    "phantom": "phantom made --cases 6 --test_cases 2 --seed 5 --size 24 32 32 --workers 2",
     "preprocess": f"plan_and_preprocess 901 --workspace . {PLAN} --workers 2",
     "train": f"train 901 0 --workspace . --workers 1 {SHORT}",
     "predict": f"predict -i raw/{NAME}/imagesTs -o out -m results/{NAME}/UNet --device cpu "
     "--engine torch --save_probabilities --workers 1",
     "evaluate": f"evaluate out raw/{NAME}/labelsTs -o scores --images raw/{NAME}/imagesTs --workers 2",
 }
-OUTPUTS = {"preprocess": "preprocessed", "train": "results", "predict": "out", "evaluate": "scores"}
-HOW = ("kill", "term", "int", "worker", "full")
+OUTPUTS = {
+    "phantom": "made",
+    "preprocess": "preprocessed",
+    "train": "results",
+    "predict": "out",
+    "evaluate": "scores",
+}
+MOUNTED = ("full", "closed")
+HOW = ("kill", "term", "int", "worker", *MOUNTED)
 SIGNALS = {"term": signal.SIGTERM, "int": signal.SIGINT}
-SECONDS = ("seconds", "done_seconds", "kept")  # what may differ in a JSON file
 SOON = 3.0  # seconds in which a signal must end a command
 GONE = 5.0  # and in which its processes must have followed it
 
@@ -96,6 +104,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=600.0, help="begin no round after them")
     parser.add_argument("--work", type=Path, default=Path("torture"))
+    parser.add_argument(
+        "--again", action="store_true", help="what comes before --commands is as in the last run"
+    )
     parser.add_argument("--json", type=Path, help="add the tallies to this file, a line each")
     given = parser.parse_args()
     given.until = time.monotonic() + 60 * given.minutes
@@ -104,9 +115,15 @@ def main() -> int:
     state = prepare(work)
     tallies = []
     for command in list(COMMANDS)[: 1 + max(list(COMMANDS).index(c) for c in given.commands)]:
-        before = work / f"before_{command}"
+        before, after = work / f"before_{command}", work / f"after_{command}"
+        if given.again and command not in given.commands and after.is_dir():
+            copy_state(after, state)
+            continue
+        if time.monotonic() > given.until:
+            break
         copy_state(state, before)
         undisturbed = watch(command, state)
+        copy_state(state, after)
         for how in given.how if command in given.commands else ():
             draw = random.Random(f"{given.seed} {command} {how}")
             tallies.append(torture(command, how, before, work / "now", undisturbed, given, draw))
@@ -176,28 +193,6 @@ def watch(command: str, folder: Path) -> Undisturbed:
     return Undisturbed(first, total, contents(folder / OUTPUTS[command]), size)
 
 
-def contents(folder: Path) -> dict[str, object]:
-    """Every file that a run leaves, without the seconds that things took."""
-    found: dict[str, object] = {}
-    for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
-        if path.is_dir() or "events.out" in name or path.name == "progress.png":
-            continue
-        if path.suffix == ".b2nd":  # the container has room at its end
-            array = blosc2.open(str(path), mode="r")
-            found[name] = (array.shape, str(array.dtype), array[:].tobytes())
-        elif path.suffix == ".json":
-            value = json.loads(path.read_text())
-            found[name] = {k: v for k, v in value.items() if k not in SECONDS}
-        elif path.name == "log.csv":
-            lines = [line.split(",") for line in path.read_text().splitlines()]
-            timed = lines[0].index("seconds")
-            found[name] = [line[:timed] + line[timed + 1 :] for line in lines]
-        else:
-            found[name] = path.read_bytes()
-    return found
-
-
 def torture(
     command: str,
     how: str,
@@ -215,17 +210,19 @@ def torture(
             break
         tally.rounds += 1
         where = f"round {tally.rounds}"
-        with disk(now, full=how == "full") as resize:
+        with disk(now, own=how in MOUNTED) as remount:
             copy_state(before, now)
-            for _ in range(draw.randint(1, 3) if how != "full" else 1):
+            for _ in range(draw.randint(1, 3) if how not in MOUNTED else 1):
                 if tally.disturbed >= given.times:
                     break
                 if how == "full":
-                    fill(command, now, undisturbed, tally, draw, resize)
+                    fill(command, now, undisturbed, tally, draw, remount)
+                elif how == "closed":
+                    close(command, now, undisturbed, tally, draw, remount)
                 else:
                     disturb(command, how, now, undisturbed, tally, draw)
             child = start(command, now)
-            if child.wait() != 0:
+            if child.wait() != 0 and not is_complete(command, now):
                 tally.wrong.append(
                     f"{where}: the last run ended with {child.returncode}: {said(now)}"
                 )
@@ -233,6 +230,11 @@ def torture(
             tally.wrong += [f"{where}: {line}" for line in compare(output, undisturbed.files)]
             tally.wrong += [f"{where}: left behind: {path}" for path in leftovers(now)]
     return tally
+
+
+def is_complete(command: str, now: Path) -> bool:
+    """Whether the disturbed run had come to its end, and the next one refuses what it has made."""
+    return command == "phantom" and "made is not empty" in said(now)
 
 
 def disturb(
@@ -247,16 +249,20 @@ def disturb(
     early = draw.random() < 0.2
     moment = draw.uniform(0.0 if early else 0.9 * undisturbed.first_s, undisturbed.total_s)
     child = start(command, now)
-    time.sleep(moment)
+    begin = time.monotonic()
+    while time.monotonic() - begin < moment and child.poll() is None:
+        time.sleep(0.005)
     family = children(child.pid)
-    if child.poll() is not None or (how == "worker" and not family):
+    # without Python's own one that counts semaphores: it does no work, and is started again
+    workers = [p for p in family if "resource_tracker" not in " ".join(command_line(p))]
+    if child.poll() is not None or (how == "worker" and not workers):
         tally.too_late += 1
         child.wait()
         return
     begin = time.monotonic()
     if how == "worker":
         with suppress(psutil.NoSuchProcess):
-            draw.choice(family).kill()
+            draw.choice(workers).kill()
     elif how == "int":
         os.killpg(child.pid, signal.SIGINT)
     else:
@@ -287,15 +293,14 @@ def fill(
     undisturbed: Undisturbed,
     tally: Tally,
     draw: random.Random,
-    resize: object,
+    remount: Callable[[str], None],
 ) -> None:
     """Run a command on a disk with room for a part of what it writes."""
-    assert callable(resize)
-    there = shutil.disk_usage(now).used
-    resize(there + int(draw.uniform(0.02, 0.95) * undisturbed.size))
+    room = shutil.disk_usage(now).used + int(draw.uniform(0.02, 0.95) * undisturbed.size)
+    remount(f"size={room // 4096 * 4096}")
     child = start(command, now)
     status = child.wait()
-    resize(1 << 30)
+    remount("size=1G")
     if status == 0:  # there was room
         tally.too_late += 1
         return
@@ -308,23 +313,48 @@ def fill(
     tally.wrong += [f"{command} full: left behind: {path}" for path in leftovers(now)]
 
 
-@contextmanager
-def disk(folder: Path, *, full: bool) -> Iterator[object]:
-    """A folder; a file system of its own if it is to be full."""
-    folder.mkdir(exist_ok=True)
-    if not full:
-        yield None
+def close(
+    command: str,
+    now: Path,
+    undisturbed: Undisturbed,
+    tally: Tally,
+    draw: random.Random,
+    remount: Callable[[str], None],
+) -> None:
+    """Run a command where nothing can be written; every other time, where a killed run left something."""
+    if tally.rounds % 2 == 0:
+        child = start(command, now)
+        time.sleep(draw.uniform(0.0, undisturbed.total_s))
+        family = children(child.pid)
+        child.kill()
+        child.wait()
+        psutil.wait_procs(family, timeout=GONE)
+    before = sorted(now.rglob("*"))
+    remount("ro")
+    begin = time.monotonic()
+    child = start(command, now)
+    status = child.wait()
+    took = time.monotonic() - begin
+    remount("rw")
+    if status == 0:  # there was nothing left to do
+        tally.too_late += 1
         return
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1G", "tmpfs", str(folder)], check=True)
+    tally.disturbed += 1
+    tally.statuses[str(status)] += 1
+    tally.slowest_s = max(tally.slowest_s, took)
+    sentences = [line for line in said(now).splitlines() if line.startswith("renalplan_")]
+    told = "no permission for" in said(now)
+    if status != 1 or "Traceback" in said(now) or len(sentences) != 1 or not told:
+        tally.wrong.append(f"{command} closed: status {status}: {said(now)}")
+    if sorted(now.rglob("*")) != before:
+        tally.wrong.append(f"{command} closed: it has changed something")
 
-    def resize(size: int) -> None:
-        option = f"remount,size={size // 4096 * 4096}"
-        subprocess.run(["mount", "-o", option, str(folder)], check=True)
 
-    try:
-        yield resize
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
+def command_line(process: psutil.Process) -> list[str]:
+    """How it was started; nothing if it has gone."""
+    with suppress(psutil.Error):
+        return process.cmdline()
+    return []
 
 
 def children(pid: int) -> list[psutil.Process]:
@@ -333,22 +363,6 @@ def children(pid: int) -> list[psutil.Process]:
         return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
-
-
-def leftovers(folder: Path) -> list[Path]:
-    """Unfinished files and locks."""
-    return [
-        path
-        for path in folder.rglob(".*")
-        if path.name.startswith(TEMPORARY) or path.name.endswith(".lock")
-    ]
-
-
-def compare(folder: Path, expected: dict[str, object]) -> list[str]:
-    """What is not as in the undisturbed run."""
-    found = contents(folder)
-    names = sorted(found.keys() | expected.keys())
-    return [f"{name} differs" for name in names if found.get(name) != expected.get(name)]
 
 
 def row(tally: Tally) -> str:

@@ -332,6 +332,25 @@ def test_inputs_that_do_not_fit_are_refused(
             loss(logits, target, mask)
 
 
+@pytest.mark.parametrize("wrong", [3, -1, 0.5, math.nan])
+def test_one_wrong_voxel_is_enough(wrong: float) -> None:
+    target = torch.full(GRID, 2)
+    if isinstance(wrong, float):
+        target = torch.cat([target == n for n in range(3)], 1).float()
+    target[0, 0, 1, 0, 1] = wrong
+    for loss in every_loss(0.1, exclusive=True):
+        with pytest.raises(ValueError, match="0 to 2" if isinstance(wrong, int) else "0 and 1"):
+            loss(LOGITS, target)
+
+
+def test_one_voxel_of_two_classes_is_enough() -> None:
+    target = torch.cat([torch.ones(GRID), torch.zeros(1, 2, 2, 2, 2)], 1)
+    target[0, 2, 0, 1, 1] = 1
+    for loss in every_loss(0.1, exclusive=True):
+        with pytest.raises(ValueError, match="exactly one"):
+            loss(LOGITS, target)
+
+
 @pytest.mark.parametrize("threshold", [-0.1, 1.0, math.nan])
 @pytest.mark.parametrize("kind", [HardRegionCrossEntropy, HardRegionDice, HardRegionMSE])
 def test_thresholds_are_in_zero_to_one(kind: Any, threshold: float) -> None:

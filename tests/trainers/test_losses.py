@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -24,6 +26,7 @@ from renalplan.trainers.losses import (
     OnLabels,
     TargetEncoder,
     build_loss,
+    build_voxel_loss,
     dice_counts,
     masked_mean,
     shrink,
@@ -231,6 +234,12 @@ def test_three_resolutions_weigh_two_thirds_one_third_and_nothing() -> None:
     assert inner.seen == [(8, 8, 8), (4, 4, 4)]  # the coarsest is not even computed
 
 
+def test_of_two_resolutions_the_finer_one_counts() -> None:
+    outputs = [torch.full((1, 2, n, n, n), value) for n, value in ((4, 3.0), (2, 1e9))]
+    labels = torch.zeros(1, 1, 4, 4, 4, dtype=torch.int16)
+    assert float(DeepSupervision(Counted())(outputs, labels)) == 3
+
+
 @pytest.mark.parametrize("as_list", [False, True])
 def test_one_resolution_is_its_own_mean(as_list: bool) -> None:
     output = torch.full((1, 2, 4, 4, 4), 5.0)
@@ -250,12 +259,20 @@ def test_labels_shrink_to_values_that_were_there() -> None:
 
 def test_dice_counts_count_voxels_of_each_structure() -> None:
     #                      0  1  2  3  4  5
-    truth = torch.tensor([[0, 1, 1, 2, 2, 0]])
+    truth = torch.tensor([[0, 1, 1, 2, 1, 0]])
     said = torch.tensor([[1, 1, 0, 2, 1, 2]])
     logits = nn.functional.one_hot(said, 3).movedim(-1, 1).float()[..., None, None]
     counts = dice_counts(logits, truth[:, None, :, None, None], TargetEncoder(CLASSES))
-    # kidney: right at 1, too much at 0 and 4, missed at 2; tumour: right at 3, 5 too much, 4 missed
-    assert counts.tolist() == [[1, 1], [2, 1], [1, 1]]
+    # kidney: right at 1 and 4, too much at 0, missed at 2; tumour: right at 3, too much at 5
+    assert counts.tolist() == [[2, 1], [1, 1], [1, 0]]
+
+
+def test_a_region_of_which_nothing_is_said_is_not_counted() -> None:
+    logits = torch.zeros(1, 2, 1, 1, 3)  # a probability of 0.5
+    counts = dice_counts(
+        logits, torch.ones(1, 1, 1, 1, 3, dtype=torch.int16), TargetEncoder(REGIONS)
+    )
+    assert counts.tolist() == [[0, 0], [0, 0], [3, 0]]
 
 
 def test_dice_counts_of_regions_overlap_and_leave_out_what_is_ignored() -> None:
@@ -271,6 +288,7 @@ def test_dice_counts_of_regions_overlap_and_leave_out_what_is_ignored() -> None:
 def test_masked_mean_divides_by_what_counts() -> None:
     values = torch.tensor([1.0, 2.0, 30.0])
     assert float(masked_mean(values, torch.tensor([1.0, 1.0, 0.0]))) == 1.5
+    assert float(masked_mean(values, torch.tensor([0.0, 0.0, 1.0]))) == 30
     assert float(masked_mean(values, torch.zeros(3))) == 0
     assert float(masked_mean(values, None)) == 11
 
@@ -278,6 +296,16 @@ def test_masked_mean_divides_by_what_counts() -> None:
 def test_every_public_name_is_there() -> None:
     assert sorted(losses.__all__) == losses.__all__
     assert all(hasattr(losses, name) for name in losses.__all__)
+
+
+def test_what_is_ignored_belongs_to_no_head() -> None:
+    labels = torch.tensor([0, 1, 2, 3], dtype=torch.int16).reshape(1, 1, 1, 1, 4)
+    encoder = TargetEncoder(SCHEMES["classes with ignore"])
+    target, mask = encoder(labels)
+    assert target[0, :, 0, 0].T.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]
+    assert mask is not None
+    assert mask.ravel().tolist() == [1, 1, 1, 0]
+    assert not encoder.state_dict()  # what labels mean is the dataset's, no checkpoint's
 
 
 def test_on_labels_leaves_out_what_is_ignored() -> None:
@@ -324,6 +352,35 @@ def test_losses_are_built_by_name_with_what_the_settings_say(name: str) -> None:
         built = build_loss(scheme, LossSettings(), over_batch=over_batch)
         expected_default = DiceCrossEntropy(scheme, over_batch=over_batch)(logits, labels)
         assert torch.equal(built(logits, labels), expected_default)
+
+
+@pytest.mark.parametrize(
+    "kind", [Dice, CrossEntropy, HardRegionCrossEntropy, HardRegionDice, HardRegionMSE]
+)
+def test_unless_told_otherwise_classes_exclude_each_other_and_each_sample_has_its_dice(
+    kind: Callable[..., nn.Module],
+) -> None:
+    logits, labels = _draw(CLASSES, "random")
+    target, _ = TargetEncoder(CLASSES)(labels)
+    asked: dict[str, bool] = {"exclusive": True}
+    if "dice" in kind.__name__.lower():
+        asked["over_batch"] = False
+    assert torch.equal(kind()(logits, target), kind(**asked)(logits, target))
+    assert not torch.equal(kind()(logits, target), kind(exclusive=False)(logits, target))
+
+
+def test_a_loss_by_its_name_has_the_same_defaults() -> None:
+    logits, labels = _draw(CLASSES, "random")
+    target, _ = TargetEncoder(CLASSES)(labels)
+    dice, own = LossSettings(name="dice"), Dice(exclusive=True, over_batch=False)
+    assert torch.equal(build_voxel_loss(dice)(logits, target), own(logits, target))
+    assert torch.equal(build_loss(CLASSES, dice)(logits, labels), own(logits, target))
+    both = DiceCrossEntropy(CLASSES, over_batch=False)(logits, labels)
+    assert torch.equal(build_loss(CLASSES, LossSettings())(logits, labels), both)
+    assert torch.equal(DiceCrossEntropy(CLASSES)(logits, labels), both)
+    predicted = logits.softmax(1)
+    assert soft_dice(predicted, target) == soft_dice(predicted, target, over_batch=False)
+    assert soft_dice(predicted, target) != soft_dice(predicted, target, over_batch=True)
 
 
 @pytest.mark.parametrize("kind", ["dice", "ce", "hra_ce", "hra_dice", "hra_mse", "balanced_ce"])

@@ -191,6 +191,37 @@ def test_sizes_outside_their_bounds_cost(bounds: tuple[float, float]) -> None:
     assert torch.autograd.gradcheck(lambda x: loss(x, target, None, voxel_map), (logits,))
 
 
+def test_a_single_voxel_is_not_divided_away() -> None:
+    logits, target, _, _ = draw(2, "random")
+    voxel_map = torch.zeros(2, 1, *SPACE)
+    voxel_map[0, 0, 0, 0, 0] = CERTAIN
+    voxel_map[1, 0, 1, 1, 1] = UNCERTAIN
+    loss = SizeConstrainedCrossEntropy(5.0, 6.0, penalty=0.5)
+    wanted = by_hand_size(logits.numpy(), target[:, 1].numpy(), voxel_map.numpy(), 5.0, 6.0, 0.5)
+    assert float(loss(logits, target, None, voxel_map)) == pytest.approx(wanted)
+
+
+def test_the_paper_s_weights_and_bounds_hold_unless_told_otherwise() -> None:
+    logits, target, _, _ = draw(2, "random")
+    voxel_map = torch.full((2, 1, *SPACE), CERTAIN)
+    sizes = [SizeConstrainedCrossEntropy(), SizeConstrainedCrossEntropy(0.9, 1.1, 0.01)]
+    # far too much foreground: a larger upper bound or penalty would show
+    one, other = (loss(logits + torch.tensor([0, 9.0])[:, None, None, None], target, None, voxel_map)
+                  for loss in sizes)  # fmt: skip
+    assert one == other
+    weighted = VoxelWeightedCrossEntropy(foreground=1, background=0.2, largest=1)
+    assert VoxelWeightedCrossEntropy()(logits, target) == weighted(logits, target)
+
+
+def test_weights_of_nothing_are_allowed() -> None:
+    logits, target, _, _ = draw(2, "random")
+    voxel_map = torch.full((2, 1, *SPACE), CERTAIN)
+    free = SizeConstrainedCrossEntropy(5.0, 6.0, penalty=0)(logits, target, None, voxel_map)
+    assert free == pytest.approx(CrossEntropy()(logits, target))
+    nothing = VoxelWeightedCrossEntropy(foreground=0, background=0)
+    assert float(nothing(logits, target)) == 0
+
+
 def test_uncertain_voxels_have_a_size_and_no_class() -> None:
     """All uncertain, size within its bounds: nothing is wrong."""
     logits, target, _, _ = draw(2, "random")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from torch import nn
 
 from renalplan.files import Record
@@ -24,8 +24,6 @@ from renalplan.trainers.losses.weighted import VoxelWeightedCrossEntropy
 
 class LossSettings(Record):
     """Which loss, and what it can be told."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
 
     name: Literal[
         "dice_ce", "dice", "ce", "wce", "hra_ce", "hra_dice", "hra_mse", "balanced_ce"

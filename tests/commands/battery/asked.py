@@ -60,7 +60,6 @@ def rows() -> Iterator[Row]:
     yield from EVALUATION
     yield from PHANTOMS
     yield from COMMAND_LINES
-    yield from CLOSED
 
 
 CHECKS = [
@@ -368,29 +367,3 @@ COMMAND_LINES = [
     command_line("nothing given", "evaluate", ("required: PRED, GT",)),
     command_line("workers in words", "check 1 --workers all", ("--workers", "'all'")),
 ]  # fmt: skip
-
-
-def closed(line: str, folder: str) -> Row:
-    """A folder that may not be written."""
-    return Row(
-        "Folders without permission", f"no permission to write into {folder}", line,
-        ("no permission", "choose another folder or change its permissions"),
-        lambda: Path(folder).chmod(0o500), status=1, lines=0,
-    )  # fmt: skip
-
-
-CLOSED = [
-    Row(
-        "Folders without permission",
-        "no permission to write into work",
-        PREDICT.replace("-o out", "-o work/out"),
-        ("work/out cannot be made (Permission denied)", "choose another"),
-        lambda: Path("work").chmod(0o500),
-    ),
-    closed(f"evaluate {TRUTH} {TRUTH} -o work/out", "work"),
-    closed("phantom work/out --cases 1 --size 16 16 16", "work"),
-    closed(f"{PLAN} --plan_name other", str(PREPROCESSED)),
-    closed(f"{TRAIN} --name other", str(MODEL.parent)),
-    closed("export_model -o work/out.zip", "work"),
-    closed(f"surgery -s {TRUTH}/new.nii.gz -o work/out.json", "work"),
-]
