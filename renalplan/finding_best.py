@@ -143,12 +143,6 @@ def _choose(
     folds = next(iter(validated.values())).cases
     _require_references(folds, cases, dataset)
     count = sum(len(held) for held in folds.values())
-    if count < FEW_CASES:
-        log.warning(
-            "the choice, and every rule, rests on %d held-out case%s of %d fold%s, so it may be chance; "
-            "train the other folds too (renalplan_train %s cv).",
-            count, "s" * (count > 1), len(folds), "s" * (len(folds) > 1), dataset.name,
-        )  # fmt: skip
     predictions: dict[tuple[str, ...], list[HeldOut]] = {
         (name,): find_held_out(models[name].path, folds, cases) for name in models
     }
@@ -168,6 +162,12 @@ def _choose(
         chosen = max(scores, key=lambda n: (round(mean_dice(scores[n]) / TOLERANCE), -len(n)))
         choice = choose_rules(predictions[chosen], models[chosen[0]].scheme, **scoring)
     _require_own_tables(chosen, scores[chosen], choice.plain)
+    if count < FEW_CASES:
+        log.warning(
+            "the choice, and every rule, rests on %d held-out case%s of %d fold%s, so it may be chance; "
+            "train the other folds too (renalplan_train %s cv).",
+            count, "s" * (count > 1), len(folds), "s" * (len(folds) > 1), dataset.name,
+        )  # fmt: skip
     candidates = [
         Candidate(models=names, dice=dice, mean_dice=mean_dice(dice))
         for names, dice in scores.items()
