@@ -74,11 +74,15 @@ def browser(made: Any) -> Iterator[Any]:
         driver.quit()
 
 
+def within_sight(browser: Any, element: Any) -> Any:
+    """An element scrolled into the window: pictures of it and clicks end at the window's border."""
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+    return element
+
+
 def seen(browser: Any, identifier: str) -> NDArray[np.int_]:
     """What an element looks like, (rows, columns, 3)."""
-    element = browser.find_element("id", identifier)
-    # else a picture of what is scrolled half out of the window may lack a row or two
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+    element = within_sight(browser, browser.find_element("id", identifier))
     return imread(io.BytesIO(element.screenshot_as_png))[..., :3].astype(int)
 
 
@@ -168,11 +172,8 @@ def test_turning(browser: Any) -> None:
 
 
 def test_a_click_on_the_slices_tells_the_place(browser: Any) -> None:
-    browser.find_element("id", "slices").click()
+    within_sight(browser, browser.find_element("id", "slices")).click()
     place: Callable[[], str] = lambda: browser.find_element("id", "place").text  # noqa: E731
-    end = time.monotonic() + PATIENCE_S
-    while "mm (LPS): " not in place() and time.monotonic() < end:
-        time.sleep(0.1)
     assert "mm (LPS): " in place()
 
 
@@ -205,7 +206,7 @@ def test_without_webgl_the_still_picture_stands_in(made: Any) -> None:
     try:
         assert open_page(driver, made) == "failed"
         assert "does not show the 3-D view" in driver.find_element("id", "failure").text
-        still = driver.find_element("css selector", ".stage img")
+        still = within_sight(driver, driver.find_element("css selector", ".stage img"))
         picture = imread(io.BytesIO(still.screenshot_as_png))[..., :3].astype(int)
         assert yellow(picture) > 300
     finally:
