@@ -76,7 +76,7 @@ def test_a_value_that_no_file_and_no_description_knows_is_refused(
     found = evaluate_folders(predictions, references, labels=["both=1,9"])
     assert found.summary.structures["both"].scores["dice"].mean > 0
     (references.parent / "dataset.json").unlink()
-    with pytest.raises(UsageError, match="own=7: no file holds the value 7.$"):
+    with pytest.raises(UsageError, match=r"own=7: no file holds the value 7\.$"):
         evaluate_folders(predictions, references, labels=["own=7"])
 
 

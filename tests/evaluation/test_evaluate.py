@@ -122,7 +122,7 @@ def test_swapped_folders_are_refused_and_two_predictions_are_not(
     folders: Folders, tmp_path: Path
 ) -> None:
     predictions, references = folders
-    with pytest.raises(UsageError, match="labelsTr holds a dataset's labels: .* look swapped"):
+    with pytest.raises(UsageError, match=r"labelsTr holds a dataset's labels: .* look swapped"):
         evaluate_folders(references, predictions)
     other = shutil.copytree(references, tmp_path / "other")
     (other / REPORT).write_text("{}")

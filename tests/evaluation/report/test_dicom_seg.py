@@ -171,7 +171,7 @@ def test_a_file_that_is_there_is_replaced_when_asked_and_a_name_of_one_word_is_n
     folder, path, _ = series(PatientName="ANON")
     out = tmp_path / "out.dcm"
     out.write_text("a slice")
-    with pytest.raises(UsageError, match="is there already; .* --overwrite"):
+    with pytest.raises(UsageError, match=r"is there already; .* --overwrite"):
         write_dicom_seg(folder, path, out)
     assert out.read_text() == "a slice"
     assert write_dicom_seg(folder, path, out, overwrite=True) == 3
