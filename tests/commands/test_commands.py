@@ -383,7 +383,7 @@ def test_runs_are_compared(here: Path, run: Run) -> None:
     ran = run(f"compare perfect {model} -o compared --metrics dice hd95_mm")
     assert ran.status == 0, ran.err
     assert ran.out.startswith("dice of kidney: perfect 1.0000 (best in 100 %), UNet 0.")
-    assert "none of the 2 differences is significant" in ran.out  # of two cases
+    assert "below 0.05 after the correction for 2 tests; that takes 7 cases" in ran.out  # of two
     assert (here / "compared/compare.html").is_file()
     ran = run(f"compare perfect {model} --metrics volume")
     assert (ran.status, ran.out) == (2, "")
