@@ -11,9 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from renalplan.errors import UsageError
+from renalplan.evaluation.cases import present_values
 from renalplan.evaluation.kits import TOLERANCES_MM, hierarchical
 from renalplan.evaluation.structures import Structures, find_description, find_structures
 from renalplan.evaluation.tolerance import Tolerance
+from renalplan.images import read_volume
 from renalplan.labels import LabelScheme
 
 KITS = "kits"
@@ -36,8 +38,8 @@ def choose_structures(
         files: As in `find_structures`.
 
     Raises:
-        UsageError: a word is not of these forms, names no structure, or needs a dataset.json; the
-            tolerance names a structure that is not scored.
+        UsageError: a word is not of these forms, names no structure or a value that neither dataset.json
+            nor any file has, or needs a dataset.json; the tolerance names a structure that is not scored.
         DatasetError: as `find_structures`.
     """
     words = list(labels)
@@ -45,7 +47,8 @@ def choose_structures(
         given = Path(words.pop(0))
     unnamed = given is None and find_description(references) is None
     base = None if words and unnamed else find_structures(given, references, files)
-    found = base if base is not None and not words else _choose(words, base)
+    files = list(files)
+    found = base if base is not None and not words else _choose(words, base, files)
     if tolerance is None:
         return replace(found, tolerance=Tolerance(TOLERANCES_MM if KITS in words else {}))
     tolerance.require_known(found.scheme.foreground)
@@ -57,12 +60,13 @@ def _is_description(word: str) -> bool:
     return "=" not in word and (path.is_file() or (path / "dataset.json").is_file())
 
 
-def _choose(words: list[str], base: Structures | None) -> Structures:
+def _choose(words: list[str], base: Structures | None, files: list[Path]) -> Structures:
     chosen: dict[str, tuple[int, ...]] = {}
     for word in words:
         name, is_own, values = word.partition("=")
         if is_own:
             found = {name: _values(word, values)}
+            _require_known(word, found[name], base, files)
         elif base is None:
             raise UsageError(
                 f"--labels {word}: there is no dataset.json that names structures; give one, its "
@@ -90,6 +94,21 @@ def _choose(words: list[str], base: Structures | None) -> Structures:
     declared = tuple(sorted({*base.declared, *scheme.all_values})) if base.declared else ()
     source = f"{base.source} and --labels" if base.source else "--labels"
     return replace(base, scheme=scheme, source=source, declared=declared)
+
+
+def _require_known(
+    word: str, values: tuple[int, ...], base: Structures | None, files: list[Path]
+) -> None:
+    """Refuse a value that dataset.json does not declare and no file holds: it is mistyped."""
+    declared = set() if base is None else {*base.declared, *base.scheme.all_values}
+    unknown = set(values) - declared
+    for path in files:
+        if not unknown:
+            return
+        unknown -= set(present_values(read_volume(path, labels=True).array[0]))
+    if unknown and files:
+        nor = f", and {base.source} does not declare it" if base is not None else ""
+        raise UsageError(f"--labels {word}: no file holds the value {min(unknown)}{nor}.")
 
 
 def _values(word: str, text: str) -> tuple[int, ...]:

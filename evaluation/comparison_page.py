@@ -45,6 +45,8 @@ def comparison_page(comparison: Comparison, runs: list[Run]) -> str:
         f'<p class="soft">{len(runs)} runs on {comparison.cases} cases, '
         f"{len(comparison.tests)} tests.</p>"
     ]
+    if comparison.too_few:
+        parts.append(f'<div class="card warn">{escape(comparison.too_few)}</div>')
     parts += section("Runs", table(("Run", "Table"), listed, names=2))
     for metric in comparison.metrics:
         rankings = [r for r in comparison.rankings if r.metric == metric]

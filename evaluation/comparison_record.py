@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 from renalplan.evaluation.columns import higher_is_better
 from renalplan.files import Record
 
@@ -83,3 +85,20 @@ class Comparison(Record):
     tests: tuple[PairedTest, ...]
     resamples: int
     conventions: tuple[str, ...] = CONVENTIONS
+
+    @property
+    def too_few(self) -> str:
+        """That no difference can be significant with so few cases; empty if one can."""
+        tests = max(len(self.tests), 1)
+        if _least_p(self.cases) * tests < LEVEL:
+            return ""
+        needed = next(n for n in count(self.cases) if _least_p(n) * tests < LEVEL)
+        return (
+            f"{self.cases} cases are too few: even if one run were better in all of them, no p would be below "
+            f"{LEVEL:g} after the correction for {tests} tests; that takes {needed} cases."
+        )
+
+
+def _least_p(cases: int) -> float:
+    """The smallest p that the two-sided signed-rank test can have: one of 2^n signs, either way."""
+    return float(2.0 ** (1 - cases))

@@ -19,6 +19,7 @@ from renalplan.evaluation.aggregate import Summary, by_case, summarise, to_table
 from renalplan.evaluation.asked import choose_structures
 from renalplan.evaluation.cases import evaluate_case, find_label_maps, missed_case
 from renalplan.evaluation.columns import Row
+from renalplan.evaluation.order import require_order
 from renalplan.evaluation.pictures import Sources, draw_cases, find_scans
 from renalplan.evaluation.structures import Structures
 from renalplan.evaluation.summary import summary_page
@@ -97,14 +98,15 @@ def evaluate_folders(
         and counts nowhere.
 
     Raises:
-        UsageError: the folders have no case in common, `cases` names one without reference, the
-            cluster cannot do it, another run evaluates into `out`, or `labels` or `tolerance` are not
+        UsageError: the folders look swapped or have no case in common, `cases` names one without
+            reference, the cluster cannot do it, another run evaluates into `out`, or `labels` or `tolerance` are not
             what they have to be.
         DatasetError: files that are unreadable, on different grids or with undeclared labels;
             all of them are named and nothing is written.
         WorkerError: a worker process died, or the cluster is gone.
     """
     predictions, references = Path(predictions), Path(references)
+    require_order(predictions, references)
     tolerated = parse_tolerance(tolerance)
     if dask is not None:
         predictions, references = predictions.absolute(), references.absolute()

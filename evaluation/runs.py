@@ -80,6 +80,11 @@ def find_table(path: Path) -> Path:
     for name in (PER_CASE, CROSSVAL_CSV):
         if (path / name).is_file():
             return path / name
+    if folds := sorted(path.glob(f"fold_*/validation/{PER_CASE}")):
+        raise UsageError(
+            f"{path} is a model without a cross-validation: it has no {CROSSVAL_CSV}; train its other folds "
+            f"(renalplan_train with FOLD cv), or give {folds[0].parent}, which can be compared as it is."
+        )
     raise UsageError(
         f"{path} has neither {PER_CASE} nor {CROSSVAL_CSV}; run renalplan_evaluate with -o {path}, or "
         "give the folder it wrote into."

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from renalplan.errors import DatasetError
-from renalplan.evaluation.columns import COLUMNS, TEXTS, absent_columns
+from renalplan.evaluation.columns import COLUMNS, SCORES, TEXTS, absent_columns
 from renalplan.files import atomic_file
 
 PER_CASE = "per_case.csv"
@@ -27,7 +27,7 @@ def read_table(path: Path) -> pd.DataFrame:
         Its columns, those of `COLUMNS` among them; what a structure does not have is NaN.
 
     Raises:
-        DatasetError: the file is missing, empty, damaged or lacks a column.
+        DatasetError: the file is missing, empty, damaged, lacks a column or holds what is no score.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -49,6 +49,9 @@ def read_table(path: Path) -> pd.DataFrame:
         raise DatasetError(f"{path} has no rows; evaluate these cases again.")
     if not (np.isfinite(table[numbers].to_numpy()) | absent[numbers].to_numpy()).all():
         raise DatasetError(f"{path} has numbers that are not finite; evaluate these cases again.")
+    scores = table[list(SCORES)]
+    if not ((scores >= 0) & (scores <= 1) | scores.isna()).all(axis=None):
+        raise DatasetError(f"{path} has scores beyond 0 to 1; evaluate these cases again.")
     return table
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from renalplan.errors import UsageError
 
@@ -65,3 +65,8 @@ class PlanOptions:
                 f"base_features must lie between 2 and max_features ({self.max_features}), "
                 f"it is {self.base_features}."
             )
+
+    def unlike(self, asked: PlanOptions | None) -> dict[str, Any]:
+        """The options that differ from what was asked for (None: from the defaults): name -> value."""
+        others = asdict(asked or PlanOptions())
+        return {name: value for name, value in asdict(self).items() if value != others[name]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ BEST = "best.json"
 PAIRS = "pairs"  # results/<dataset>/pairs/A+B/fold_N: segmentations of held-out cases
 # models by name, their held-out scores, and why others are left out
 Compared = tuple[dict[str, ModelFolder], dict[str, "Validated"], dict[str, str]]
+FEW_CASES = 10
+log = logging.getLogger(__name__)
 TOLERANCE = 1e-6  # of Dice, between a table and the segmentations it is of
 
 
@@ -159,6 +162,12 @@ def _choose(
         chosen = max(scores, key=lambda n: (round(mean_dice(scores[n]) / TOLERANCE), -len(n)))
         choice = choose_rules(predictions[chosen], models[chosen[0]].scheme, **scoring)
     _require_own_tables(chosen, scores[chosen], choice.plain)
+    if count < FEW_CASES:
+        log.warning(
+            "the choice, and every rule, rests on %d held-out case%s of %d fold%s, so it may be chance; "
+            "train the other folds too (renalplan_train %s cv).",
+            count, "s" * (count > 1), len(folds), "s" * (len(folds) > 1), dataset.name,
+        )  # fmt: skip
     candidates = [
         Candidate(models=names, dice=dice, mean_dice=mean_dice(dice))
         for names, dice in scores.items()

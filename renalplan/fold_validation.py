@@ -76,7 +76,7 @@ class FoldValidation:
         scores, _ = self._score(self.model, judged, self.task.fold_folder / "validation")
         if nowhere := [name for name, dice in scores.items() if dice == 0]:
             log.warning(
-                "fold %s: %s met its reference in no held-out case (Dice 0), most often because training "
+                "fold %s: %s overlaps with the reference in no held-out case (Dice 0), most often because training "
                 "was too short: give it more epochs or a longer --budget, with --restart.",
                 self.task.fold_name, " and ".join(nowhere),
             )  # fmt: skip

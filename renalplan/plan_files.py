@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,8 +129,17 @@ def _changes(old: PlanOrigin, new: PlanOrigin) -> str:
     return "; ".join(found)
 
 
-def find_plan(workspace: Workspace, dataset: str, name: str | None) -> tuple[Plan, Path]:
-    """A stored plan: the named one, or the only one there is.
+def find_plan(
+    workspace: Workspace, dataset: str, name: str | None, models: Sequence[str] = ()
+) -> tuple[Plan, Path]:
+    """A stored plan: the named one, the only one, or the one that a model has begun with.
+
+    Args:
+        workspace: Where plans and models are.
+        dataset: Its name.
+        name: Of the plan, if somebody named it.
+        models: Folders of models that may be meant; the first that is there decides if there are several
+            plans: what was typed before there was a second plan means the same after.
 
     Raises:
         UsageError: none, or several and none named.
@@ -140,6 +150,9 @@ def find_plan(workspace: Workspace, dataset: str, name: str | None) -> tuple[Pla
         raise UsageError(
             f"{dataset} has not been planned yet; run renalplan_plan_and_preprocess {dataset} first."
         )
+    if name is None and len(plans) > 1:
+        begun = (workspace.results(dataset) / model / PLAN for model in models)
+        name = next((Plan.load(path).name for path in begun if path.is_file()), None)
     if name is None and len(plans) > 1:
         raise UsageError(f"{dataset} has the plans {', '.join(plans)}; choose one with --plan.")
     chosen = name or plans[0]

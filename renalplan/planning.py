@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -48,6 +48,7 @@ class Planned:
         edited: The plan file was changed by hand and is honoured.
         replaced: What is different from the plan that stood there before, in words.
         stored: How many cases had to be preprocessed now.
+        kept: Options of the earlier run that hold though nobody asked for them now: name -> value.
         boxed: Some cases have boxes instead of labels.
     """
 
@@ -57,6 +58,7 @@ class Planned:
     replaced: str
     stored: int
     boxed: bool = False
+    kept: dict[str, Any] = field(default_factory=dict)
 
 
 def plan_and_preprocess(
@@ -143,8 +145,10 @@ def _plan_and_store(
         splits = beside.submit(_draw_splits, folder / SPLITS, {c.id: c.patient for c in cases})
         fingerprint = load_fingerprint(dataset, cases, labelled, folder, executor, progress)
     splits.result()
+    kept: dict[str, Any] = {}
     if options is None or remember:
-        options = remembered_options(folder, options)
+        asked, options = options, remembered_options(folder, options)
+        kept = options.unlike(asked)
     settled = settle_plan(fingerprint, options, folder, replan)
     plan, plan_folder = settled.plan, settled.folder
     remove_leftovers(plan_folder)
@@ -162,6 +166,7 @@ def _plan_and_store(
         replaced=settled.replaced,
         stored=todo,
         boxed=any(case.is_boxed for case in cases),
+        kept=kept,
     )
 
 

@@ -169,12 +169,12 @@ def _train_here(
     from renalplan.trainers import ranks
 
     ready = prepare_training(**asked, processes=ranks.started_world())
-    timed = choose_budget(budget, asked["settings"], ready.trainers, since, restart=restart)
     opened = partial(_open_model, ready.trainers, asked["trainer"], restart)
     results: dict[str, dict[str, float]] = {}
     new = not ready.path.exists()
     with ExitStack() as stack:
         ranks.lead_alone(lambda: stack.enter_context(hold_folds(ready)))
+        timed = choose_budget(budget, asked["settings"], ready.trainers, since, restart=restart)
         if timed and new:
             stack.enter_context(taking_back(ready.path, set(ready.trainers), DESCRIPTION))
         model = ranks.lead_alone(opened) or ModelFolder(ready.path)

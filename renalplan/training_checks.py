@@ -79,7 +79,8 @@ def prepare_training(
         require_plain_name(name)
     wanted = parse_fold(fold)
     dataset = Dataset.open(workspace.dataset_folder(task))
-    plan, plan_folder = find_plan(workspace, dataset.name, plan_name)
+    begun = [name] if name else [f"{_short(trainer)}__{configuration}", _short(trainer)]
+    plan, plan_folder = find_plan(workspace, dataset.name, plan_name, begun)
     cases = {case.id: case for case in dataset.training_cases}
     preprocessed = workspace.preprocessed(dataset.name)
     patients = {case.id: case.patient for case in cases.values()}
@@ -158,9 +159,14 @@ def _images_alone(
 
 
 def _model_name(trainer: str, plan: Plan, configuration: str) -> str:
-    parts = [trainer.rpartition(":")[2]]
+    parts = [_short(trainer)]
     if plan.name != "renal":
         parts.append(plan.name)
     if configuration != plan.default_configuration:
         parts.append(configuration)
     return "__".join(parts)
+
+
+def _short(trainer: str) -> str:
+    """A trainer's name without its module."""
+    return trainer.rpartition(":")[2]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from renalplan.dicom import Findings, Series, find_series, read_series
 from renalplan.errors import DatasetError
 from renalplan.evaluation.report.look import Look, looks_of
-from renalplan.evaluation.scene import grey_window
+from renalplan.evaluation.scene import CT_WINDOW_HU, grey_window
 from renalplan.evaluation.space import require_same_space
 from renalplan.evaluation.surgery.frame import Frame
 from renalplan.evaluation.surgery.report import case_name, find_scheme, read_labels
@@ -19,6 +19,9 @@ from renalplan.geometry import Grid
 from renalplan.images import Volume, read_volume
 from renalplan.labels import LabelScheme
 from renalplan.roles import find_roles
+
+BRIGHT_PERCENTILE = 95.0  # of the kidneys: what is brighter is vessels and noise
+ABOVE_HU, MOST_HU = 40.0, 500.0  # left for vessels; in a late phase urine is brighter than all else
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,8 +100,17 @@ def load_case(image: Path, segmentation: Path, labels: Path | None) -> Case:
         structures=structures,
         grid=found.grid,
         scheme=scheme,
-        window=grey_window(scan.array[0], None),
+        window=_window(scan.array[0], np.isin(values, find_roles(scheme).organ)),
     )
+
+
+def _window(image: NDArray, organ: NDArray[np.bool_]) -> tuple[float, float]:
+    """Intensities shown black and white: of CT so many that an enhanced cortex is not all white."""
+    low, high = grey_window(image, None)
+    if (low, high) != CT_WINDOW_HU or not organ.any():
+        return low, high
+    bright = float(np.percentile(image[organ], BRIGHT_PERCENTILE))
+    return low, float(np.clip(round(bright + ABOVE_HU, -1), high, MOST_HU))
 
 
 def read_scan(path: Path) -> Volume:

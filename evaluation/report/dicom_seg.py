@@ -6,6 +6,7 @@ the dictionary of pydicom has codes for: cortex and medulla are both coded as ki
 
 from __future__ import annotations
 
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,7 @@ def write_dicom_seg(
     out: str | Path,
     *,
     labels: str | Path | None = None,
+    overwrite: bool = False,
 ) -> int:
     """Write a segmentation as DICOM SEG, a segment for each structure.
 
@@ -62,18 +64,22 @@ def write_dicom_seg(
         out: The file, `.dcm`.
         labels: dataset.json that says what the labels mean, or its folder; None looks beside the
             segmentation and in the folder above.
+        overwrite: Replace the file if it is there.
 
     Returns:
         How many segments it has: one for each structure that dataset.json declares, with voxels or not.
 
     Raises:
-        UsageError: highdicom is not installed, the output is no `.dcm` file, or another run writes it.
+        UsageError: highdicom is not installed, the output is no `.dcm` file or is there, or another
+            run writes it.
         DatasetError: there is not one good series, the grids differ, labels are not declared or there
             are none, or the series lacks what DICOM wants of it.
     """
     target, path, folder = Path(out), Path(segmentation), Path(series)
     if target.is_dir() or target.suffix != ".dcm":
         raise UsageError(f"output {target} must be a file that ends in .dcm.")
+    if target.exists() and not overwrite:  # it may be a slice of the scan
+        raise UsageError(f"{target} is there already; choose another name, or add --overwrite.")
     _require_highdicom()
     scheme = find_scheme(path, None if labels is None else Path(labels))
     volume = read_labels(path, scheme)
@@ -86,7 +92,10 @@ def write_dicom_seg(
     require_same_space(path, volume.grid, folder, grid)
     planes = Orientation.of(grid).undo(volume.array[0])
     with hold_files(target):
-        made = _segmentation(found, np.ascontiguousarray(planes), scheme, grid)
+        with warnings.catch_warnings():
+            # of names without a caret: the patient's is repeated as the series has it, right or not
+            warnings.filterwarnings("ignore", message=".*only a single component")
+            made = _segmentation(found, np.ascontiguousarray(planes), scheme, grid)
         with atomic_file(target) as temporary:
             made.save_as(temporary)
     return len(scheme.foreground)

@@ -23,6 +23,7 @@ from renalplan.evaluation.report.small_scan import SmallScan
 from renalplan.evaluation.surgery.frame import Point
 
 DIRECTIONS = ("front", "back", "right", "left", "head", "feet")
+SIDES = ("left", "right", "top", "bottom")  # of the picture, where letters name the patient's
 CAPTION = "The patient's right is on the left of the picture. R right, L left, A front, P back, H head, F feet."
 HOW = (
     "Every number is measured on the segmentation as it is stored; formulas, sources and limits are in "
@@ -151,16 +152,18 @@ def _viewer(content: Content) -> str:
     directions = "".join(
         f'<button type="button" data-look="{name}">{name}</button>' for name in DIRECTIONS
     )
+    letters = "".join(f'<span class="letter {side}"></span>' for side in SIDES)
     return (
         '<div id="viewer" data-state="loading">'
         f'<div class="stage"><img alt="The structures from the front" src="{_png(content.still)}">'
-        '<canvas id="body"></canvas></div>'
+        f'<canvas id="body"></canvas>{letters}</div>'
         f'<div class="side"><h3>Show</h3><div class="bar">{toggles}</div>'
         f'<h3>Look from</h3><div class="bar">{directions}</div>'
         '<div class="bar"><button type="button" id="turn" aria-pressed="false">Turn</button>'
         '<button type="button" id="scan" aria-pressed="false">Scan behind</button></div></div>'
         '<div class="stage flat"><canvas id="slices"></canvas></div></div>'
-        '<p class="soft" id="place">Drag to turn, scroll to zoom; click a slice to move the others.</p>'
+        '<p class="soft" id="place">Drag to turn, scroll to zoom; click a slice to move the others. '
+        "On the slices S is towards the head, I towards the feet.</p>"
         '<p class="soft" id="failure"></p>'
     )
 
@@ -196,8 +199,9 @@ def _figure(slices: Slices) -> str:
 
 def _figures(section: Section) -> str:
     figures = "".join(
-        f'<div class="figure"><span>{escape(name)}</span><b>{escape(value)}</b></div>'
-        for name, value in section.figures
+        f'<div class="figure"><span>{escape(one.name)}</span><b>{escape(one.value)}</b>'
+        f"<small>{escape(one.detail)}</small></div>"
+        for one in section.figures
     )
     return f'<div><h3>{escape(section.title)}</h3><div class="figures">{figures}</div></div>'
 

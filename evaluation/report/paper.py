@@ -24,6 +24,7 @@ INK, SOFT, LINE, ACCENT = "#1f2529", "#5c666d", "#d5dade", "#2c6e8f"
 PNG_DPI = 150
 LINE_HEIGHT = 0.165
 NAME_WIDTH = 3.0
+DETAIL_LETTERS = 20  # below a headline figure
 NAME_LETTERS, REASON_LETTERS, FULL_LETTERS = 48, 66, 118
 
 
@@ -153,16 +154,20 @@ def _summary(paper: Paper, parts: Sequence[Section], without: str) -> None:
     if without:
         _paragraph(paper, without)
     for part in parts:
-        paper.need(0.62)
+        paper.need(0.76)
         paper.text(part.title, 9.5, fontweight="bold")
         paper.below += 0.21
         column = (WIDTH - 2 * MARGIN) / max(len(part.figures), 6)
-        for place, (name, value) in enumerate(part.figures):
-            paper.text(name, 7, at=place * column, color=SOFT)
+        for place, one in enumerate(part.figures):
+            at, top = place * column, paper.below
+            paper.text(one.name, 7, at=at, color=SOFT)
             paper.below += 0.13
-            paper.text(value, 10, at=place * column, color=ACCENT, fontweight="bold")
-            paper.below -= 0.13
-        paper.below += 0.42
+            paper.text(one.value, 9.5, at=at, color=ACCENT, fontweight="bold")
+            paper.below += 0.18
+            detail = textwrap.wrap(one.detail, DETAIL_LETTERS)
+            paper.text("\n".join(detail), 6, at=at, color=SOFT)
+            paper.below = top
+        paper.below += 0.58
 
 
 def _section(paper: Paper, section: Section) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from renalplan.evaluation.surgery.numbers import Interval, Number
+from renalplan.evaluation.surgery.padua import Padua
 from renalplan.evaluation.surgery.records import (
     Arteries,
     KidneyNumbers,
@@ -13,6 +14,7 @@ from renalplan.evaluation.surgery.records import (
     SurgeryNumbers,
     TumorNumbers,
 )
+from renalplan.evaluation.surgery.renal import Renal
 from renalplan.evaluation.surgery.wording import in_unit
 from renalplan.files import Record
 
@@ -94,11 +96,20 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A headline figure; `detail` is its interval, or what it lacks, or empty."""
+
+    name: str
+    value: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
 class Section:
-    """What belongs to one kidney or tumor: its headline figures (name, value), and its tables."""
+    """What belongs to one kidney or tumor: its headline figures, and its tables."""
 
     title: str
-    figures: tuple[tuple[str, str], ...]
+    figures: tuple[Figure, ...]
     tables: tuple[Table, ...]
 
 
@@ -113,9 +124,11 @@ def sections(numbers: SurgeryNumbers) -> Iterator[Section]:
 
 def _kidney(kidney: KidneyNumbers, title: str) -> Section:
     tables = (_table("Volumes", _named(kidney.volumes, VOLUMES)), _arteries(kidney.arteries))
-    figures = [("Parenchyma", _short(kidney.volumes.parenchyma))]
+    figures = [_figure("Parenchyma", kidney.volumes.parenchyma)]
     if kidney.volumes.tumor.value:
-        figures.append(("Tumors", _short(kidney.volumes.tumor)))
+        figures.append(_figure("Tumors", kidney.volumes.tumor))
+    if kidney.volumes.function_share.value is not None:
+        figures.append(_figure("Share of function", kidney.volumes.function_share))
     return Section(title, tuple(figures), tables)
 
 
@@ -148,12 +161,13 @@ def _arteries(arteries: Arteries) -> Table:
 def _tumor(tumor: TumorNumbers, title: str) -> Section:
     renal, padua = tumor.renal, tumor.padua
     figures = [
-        ("Diameter", _short(tumor.shape.diameter)),
-        ("Volume", _short(tumor.shape.volume)),
-        ("R.E.N.A.L.", _score(renal.score, renal.complexity)),
-        ("PADUA", _score(padua.score, padua.complexity)),
-        ("C-index", _short(tumor.position.c_index)),
-        ("Contact", _short(tumor.position.contact)),
+        _figure("Diameter", tumor.shape.diameter),
+        _figure("Volume", tumor.shape.volume),
+        _score("R.E.N.A.L.", renal, RENAL),
+        _score("PADUA", padua, PADUA),
+        _figure("C-index", tumor.position.c_index),
+        _figure("Contact", tumor.position.contact),
+        _figure("Outside the kidney", tumor.position.exophytic),
     ]
     tables = [
         _table("Size and shape", _named(tumor.shape, SHAPE)),
@@ -223,12 +237,30 @@ def _interval(interval: Interval | None, unit: str) -> str:
     if interval is None:
         return ""
     low, high = (in_unit(value, unit) for value in interval)
-    return f"{low} to {high}"
+    if low == high:
+        return low
+    # the unit once: 6.4 to 9.4 ml
+    return f"{low.partition(' ')[0]} to {high}"
 
 
 def _short(number: Number) -> str:
     return NOTHING if number.value is None else in_unit(number.value, number.unit)
 
 
-def _score(number: Number, complexity: str) -> str:
-    return f"{_short(number)} ({complexity})" if complexity else _short(number)
+def _figure(name: str, number: Number) -> Figure:
+    interval = number.voxel if number.voxel is not None else number.folds
+    return Figure(name, _short(number), _interval(interval, number.unit))
+
+
+def _score(name: str, score: Renal | Padua, parts: dict[str, str]) -> Figure:
+    """A sum and its band, or which of its parts have no value."""
+    if score.score.value is not None:
+        value = f"{_short(score.score)} ({score.complexity})"
+        return Figure(name, value, _figure(name, score.score).detail)
+    lacking = [
+        words.partition(":")[0]
+        for part, words in parts.items()
+        if part not in ("score", "hilar") and getattr(score, part).value is None
+    ]
+    shown = ", ".join(lacking) if len(lacking) <= 2 else f"{len(lacking)} of its parts"
+    return Figure(name, NOTHING, f"lacks {shown}")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 FINER = 2  # samples along a pixel's edge
 POINTS = 1.6  # on a sample, on average; each covers four samples
 LIGHT = np.array([-0.35, 0.45, 0.82])  # right, up, towards the viewer
-AMBIENT = 0.32
+AMBIENT = 0.45
 MARGIN = 0.04  # of the picture's longer side
 
 

@@ -39,6 +39,7 @@ def measure_kidney(
     tree: ArteryTree | None,
     side: tuple[str, str],
     margins: tuple[float, ...],
+    further: float = 0.0,
 ) -> KidneyNumbers:
     """Measure one kidney.
 
@@ -47,12 +48,15 @@ def measure_kidney(
         tree: Its arteries; None if there are none, or they are not to be looked at.
         side: The side, and what tells it.
         margins: mm of the resections.
+        further: As in `make_outline`.
 
     Returns:
         All numbers but `function_share`, which needs both kidneys (`report` adds it).
     """
     hilum = find_hilum(masks.organ, masks.frame)
-    outline = make_outline(make_mesh(masks.parenchyma, masks.frame.spacing))
+    spacing = masks.frame.spacing
+    lesions = masks.organ & ~masks.parenchyma
+    outline = make_outline(make_mesh(masks.parenchyma, spacing), lesions, spacing, further)
     reason = why_no_arteries(masks) or ("" if tree else NO_ARTERY)
     arteries = None if reason or tree is None else map_arteries(masks, tree)
     missing = needs(reason, SHARE).missing if reason else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from renalplan.files import Record
 
 ML, MM, MM2, SHARE, POINTS, RATIO = "ml", "mm", "mm2", "share", "points", "ratio"
@@ -43,3 +45,19 @@ def total(parts: dict[str, Number], unit: str = POINTS) -> Number:
         reasons = (reason.removeprefix("not computable: needs ") for reason in lacking)
         return needs("; ".join(reasons), unit)
     return measured(sum(part.value or 0.0 for part in parts.values()), unit)
+
+
+def share_of(part: Number, rest: Sequence[Number]) -> Number:
+    """A part's share of itself and the rest, which are not all 0.
+
+    Its interval holds what comes of either being as small or as large as its own interval says while
+    the other is as measured: a segmentation is seldom too small on one side and too large on the other.
+    """
+    whole = sum(one.value or 0.0 for one in rest)
+    value = part.value or 0.0
+    if part.voxel is None or any(one.voxel is None for one in rest):
+        return measured(value / (value + whole), SHARE)
+    ends = [sum((one.voxel or (0.0, 0.0))[end] for one in rest) for end in (0, 1)]
+    pairs = [(value, whole), *((own, whole) for own in part.voxel), *((value, end) for end in ends)]
+    shares = [own / (own + other) for own, other in pairs if own + other > 0]
+    return Number(value=shares[0], unit=SHARE, voxel=(min(shares), max(shares)))

@@ -16,7 +16,7 @@ from renalplan.evaluation.surgery.anatomy import find_anatomy
 from renalplan.evaluation.surgery.frame import Frame
 from renalplan.evaluation.surgery.hilum import find_hilum
 from renalplan.evaluation.surgery.kidney import measure_kidney
-from renalplan.evaluation.surgery.numbers import SHARE, measured
+from renalplan.evaluation.surgery.numbers import share_of
 from renalplan.evaluation.surgery.records import Arteries, KidneyNumbers, Supply, SurgeryNumbers
 from renalplan.evaluation.surgery.resection import MARGINS_MM
 from renalplan.evaluation.surgery.sides import KidneyMasks, find_kidneys
@@ -214,14 +214,15 @@ def _measure(
         tree = make_tree(masks) if arteries and not why_no_arteries(masks) else None
         result.append(measure_kidney(masks, tree, side, margins))
         variants = one_voxel_variants(masks) if error_bars else ()
-        varied.append([measure_kidney(variant, tree, side, margins) for variant in variants])
-    result = _with_function(result)
+        varied.append(
+            [measure_kidney(one, tree, side, margins, further) for one, further in variants]
+        )
     if error_bars:
         result = [
             with_voxel_intervals(one, variants)
             for one, variants in zip(result, varied, strict=True)
         ]
-    return result
+    return _with_function(result)
 
 
 def _sides(found: list[KidneyMasks]) -> list[tuple[str, str]]:
@@ -238,19 +239,18 @@ def _sides(found: list[KidneyMasks]) -> list[tuple[str, str]]:
 def _with_function(kidneys: list[KidneyNumbers]) -> list[KidneyNumbers]:
     if len(kidneys) < 2:
         return kidneys
-    cortex = [one.volumes.cortex.value for one in kidneys]
-    if None in cortex or not sum(value or 0.0 for value in cortex):
-        cortex = [one.volumes.parenchyma.value for one in kidneys]
-    volumes = [value or 0.0 for value in cortex]
+    tissue = [one.volumes.cortex for one in kidneys]
+    if not all(one.value is not None for one in tissue) or not sum(
+        one.value or 0 for one in tissue
+    ):
+        tissue = [one.volumes.parenchyma for one in kidneys]
+    shares = [
+        share_of(tissue[place], tissue[:place] + tissue[place + 1 :])
+        for place in range(len(tissue))
+    ]
     return [
-        one.model_copy(
-            update={
-                "volumes": one.volumes.model_copy(
-                    update={"function_share": measured(volume / sum(volumes), SHARE)}
-                )
-            }
-        )
-        for one, volume in zip(kidneys, volumes, strict=True)
+        one.model_copy(update={"volumes": one.volumes.model_copy(update={"function_share": share})})
+        for one, share in zip(kidneys, shares, strict=True)
     ]
 
 

@@ -1,7 +1,9 @@
 """How far each number moves: by one voxel of segmentation error, and between the folds.
 
 One voxel: the tumors, then the kidney, are made one voxel (a face neighbour) larger and smaller, and
-everything is measured again; the interval holds all values. The arteries stay as they are: most are
+everything is measured again; the interval holds all values. Where a tumor has taken the place of the
+kidney's surface, the former one is an estimate: it is taken a standard deviation further out for the
+larger kidney and further in for the smaller one. The arteries stay as they are: most are
 so thin that a voxel less leaves nothing. Folds: each fold's own segmentation is measured; tumors are
 the same if they overlap, branches of arteries are not compared.
 """
@@ -24,15 +26,21 @@ from renalplan.evaluation.surgery.sides import KidneyMasks, Mask
 KIND = TypeVar("KIND", bound=BaseModel)
 
 
-def one_voxel_variants(masks: KidneyMasks) -> Iterator[KidneyMasks]:
-    """The kidney with its tumors, then itself, one voxel larger and smaller; none without parenchyma."""
-    variants: list[KidneyMasks | None] = [_larger_kidney(masks), _smaller_kidney(masks)]
+def one_voxel_variants(masks: KidneyMasks) -> Iterator[tuple[KidneyMasks, float]]:
+    """The kidney with its tumors, then itself, one voxel larger and smaller; none without parenchyma.
+
+    With each comes by how many standard deviations its former surface lies further out.
+    """
+    variants: list[tuple[KidneyMasks | None, float]] = [
+        (_larger_kidney(masks), 1.0),
+        (_smaller_kidney(masks), -1.0),
+    ]
     if masks.tumors is not None and masks.tumor_count:
         grown, shrunk = _larger_tumors(masks, masks.tumors), _smaller_tumors(masks, masks.tumors)
-        variants = [grown, shrunk, *variants]
-    for variant in variants:
+        variants = [(grown, 0.0), (shrunk, 0.0), *variants]
+    for variant, further in variants:
         if variant is not None and variant.parenchyma.any():
-            yield variant
+            yield variant, further
 
 
 def _larger_tumors(masks: KidneyMasks, numbers: NDArray[np.int32]) -> KidneyMasks:

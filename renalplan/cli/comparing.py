@@ -63,5 +63,7 @@ def _print(comparison: Comparison) -> None:
                 f"{test.second} {test.mean:+.4f}, effect {test.rank_biserial:+.2f}, p {test.p_holm:.2g} "
                 "(Holm)"
             )
-    if not any(test.better for test in comparison.tests):
+    if comparison.too_few:
+        print(comparison.too_few)
+    elif not any(test.better for test in comparison.tests):
         print(f"none of the {len(comparison.tests)} differences is significant at 5 % (Holm)")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from renalplan.cli.common import command, make_parser
+from renalplan.cli.common import command, make_parser, require_folder
 
 
 @command
@@ -26,6 +26,7 @@ def surgery(arguments: list[str] | None = None) -> int:
     from renalplan.evaluation.surgery.report import surgery_report
     from renalplan.evaluation.surgery.wording import sentences
 
+    require_folder(given.out.parent)
     numbers = surgery_report(
         given.segmentation,
         given.out,
@@ -62,6 +63,7 @@ def report(arguments: list[str] | None = None) -> int:
 
     from renalplan.evaluation.report.make import patient_report
 
+    require_folder(given.out)
     made = patient_report(
         given.image,
         given.segmentation,
@@ -99,11 +101,19 @@ def dicom_seg(arguments: list[str] | None = None) -> int:
     _add_segmentation(parser, "label file on the series' grid")
     parser.add_argument("-o", dest="out", type=Path, required=True, help="DICOM file to write")
     _add_labels(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace the file if it is there")
     given = parser.parse_args(arguments)
 
     from renalplan.evaluation.report.dicom_seg import write_dicom_seg
 
-    count = write_dicom_seg(given.series, given.segmentation, given.out, labels=given.labels)
+    require_folder(given.out.parent)
+    count = write_dicom_seg(
+        given.series,
+        given.segmentation,
+        given.out,
+        labels=given.labels,
+        overwrite=given.overwrite,
+    )
     print(f"{given.out}: {count} segments")
     return 0
 

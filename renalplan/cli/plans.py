@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from renalplan.planning import Planned
 
 
+def _shown(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def _forecast(stage: StagePlan) -> str:
     if stage.forecast is None:
         return ""
@@ -94,6 +98,9 @@ def _print_plan(planned: Planned) -> None:
     plan = planned.plan
     edited = " (edited by hand, honoured)" if planned.edited else ""
     print(f"plan {plan.name}{edited}: {planned.folder / 'plan.json'}")
+    if planned.kept:
+        kept = ", ".join(f"{name} {_shown(value)}" for name, value in planned.kept.items())
+        print(f"  planned as last time: {kept} (give options to plan otherwise)")
     if planned.replaced:
         print(f"  this replaces the plan that stood there: {planned.replaced}")
     for stage in plan.run():

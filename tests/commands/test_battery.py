@@ -10,14 +10,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from battery import asked, closed, datasets, images, json_files, models, permissions, table, tables
+from battery import (
+    asked,
+    closed,
+    datasets,
+    images,
+    json_files,
+    models,
+    permissions,
+    reports,
+    table,
+    tables,
+)
 from battery.row import Row
 from battery.table import Answer
 
 from renalplan.files import TEMPORARY
 
 ROWS = list(
-    chain(*(kind.rows() for kind in (images, json_files, datasets, models, tables, asked, closed)))
+    chain(
+        *(
+            kind.rows()
+            for kind in (images, json_files, datasets, models, tables, asked, closed, reports)
+        )
+    )
 )
 HANGS_SECONDS = 60
 ANSWERS: dict[str, Answer] = {}  # of the rows that were run
@@ -66,6 +82,8 @@ def said_by(row: Row, ran: Any, here: Path) -> str:
 def test_a_bad_input_is_answered_in_one_sentence(
     row: Row, here: Path, run: Callable[[str], Any]
 ) -> None:
+    if row.command == "dicom_seg":
+        pytest.importorskip("highdicom", reason="needs highdicom (the extra `dicom`)")
     row.prepare()
     before = tree(here)
     with permissions.bind():

@@ -81,7 +81,7 @@ def test_what_training_was_too_short_for_is_named(
     monkeypatch.setattr(FoldValidation, "_score", lambda *_: ({"kidney": dice, "fat": 0.9}, None))
     ran = run(f"train 1 1 UNet --name short {SHORT}")
     assert ran.status == 0, ran.err
-    nowhere = "fold 1: kidney met its reference in no held-out case (Dice 0), most often because"
+    nowhere = "fold 1: kidney overlaps with the reference in no held-out case (Dice 0), most often because"
     assert (nowhere in ran.err) is said
 
 

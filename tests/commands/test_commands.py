@@ -255,6 +255,7 @@ def test_the_best_model_is_found_and_its_command_works(here: Path, run: Run) -> 
     ran = run("find_best 1 --pairs --workers 0 --device cpu")
     assert ran.status == 0
     assert "left out: Third was validated on fold 1 (1 case), Second on" in ran.err
+    assert "rests on 1 held-out case of 1 fold, so it may be chance; train the other" in ran.err
     head, *rows = ran.out.splitlines()
     assert head.split() == ["held-out", "Dice", "mean", "kidney"]
     models = [row.split("  ")[0].removesuffix(" (best)") for row in rows[:3]]
@@ -299,6 +300,9 @@ def test_models_of_two_plans_give_one_answer_in_one_pass_or_in_several(
     located = PLAN.replace("--cascade none", "--cascade locate")
     assert run(f"{located} --plan_name coarse --spacing 12 8 8").status == 0
     assert run(f"train 1 0 UNet --plan coarse {SHORT}").status == 0
+    again = run(f"train 1 0 UNet {SHORT}")  # what was typed before there was a second plan
+    assert (again.status, "is done already" in again.err) == (0, True), again.err
+    assert "choose one with --plan" in run(f"train 1 0 UNet --name New {SHORT}").err
     results = Path("work/results/Dataset001_Tiny")
     models = sorted(path.parent for path in results.glob("*/trainer.json"))
     assert [model.name for model in models] == ["UNet", "UNet__coarse"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,6 +62,21 @@ def test_the_options_of_the_last_plan_are_remembered(
 ) -> None:
     settle_plan(fingerprint, SMALL, tmp_path, replan=False)
     assert remembered_options(tmp_path) == SMALL
+
+
+def test_options_that_hold_unasked_are_named() -> None:
+    assert SMALL.unlike(None) == {"gpu_memory_gb": 0.2, "base_features": 8}
+    assert SMALL.unlike(PlanOptions(base_features=8)) == {"gpu_memory_gb": 0.2}
+    assert SMALL.unlike(SMALL) == {}
+
+
+def test_the_command_says_what_it_kept(here: Path, run: Callable[[str], Any]) -> None:
+    again = run("plan_and_preprocess 1 --workers 0")
+    assert "planned as last time: gpu_memory_gb 0.004, cascade none, base_features 4" in again.out
+    stated = run(
+        "plan_and_preprocess 1 --workers 0 --gpu_memory 0.004 --base_features 4 --cascade none"
+    )
+    assert "planned as last time" not in stated.out
 
 
 def test_a_spacing_is_remembered_as_it_was_given(tmp_path: Path, fingerprint: Fingerprint) -> None:

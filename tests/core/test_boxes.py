@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from renalplan.boxes import COLUMNS, LabelBox, canonical_box, outside, paint_boxes, read_boxes
+from renalplan.case_labels import canonical_boxes, read_labels
 from renalplan.dataset import Dataset
 from renalplan.errors import DatasetError
 from renalplan.geometry import Grid, Orientation, box_slices
+from renalplan.images import read_volume
 from renalplan.integrity import check_dataset, quick_check
 from renalplan.planners.fingerprint import measure_case
 from renalplan.store_dataset import hash_inputs
@@ -132,6 +134,39 @@ def test_a_case_may_have_boxes_instead_of_labels(folder: Path) -> None:
     measured, samples = measure_case(second, dataset.scheme)
     assert measured.structures["tumor"].volume_ml == pytest.approx((8 + 3 * 4 * 5) / 1000)
     assert samples.shape[0] == 1
+
+
+def test_training_takes_boxes_as_they_lie_on_the_turned_scan(
+    folder: Path, write: Callable[..., Path]
+) -> None:
+    image = folder / "imagesTr" / "b_0000.nii.gz"
+    array = np.random.default_rng(0).integers(0, 100, (8, 9, 10)).astype(np.float32)
+    write(image, array, direction=(0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0))
+    first, second = Dataset.open(folder).training_cases
+    boxes = canonical_boxes([first, second])
+    assert sorted(boxes) == ["b"]  # a has a label map
+    volume = read_volume(image)
+    labels = read_labels(second, volume)
+    assert labels is not None
+    assert labels.shape == volume.array.shape[1:] != array.shape
+    painted = np.zeros_like(labels)
+    for box in boxes["b"]:
+        painted[box_slices(box)] = 1
+    np.testing.assert_array_equal(labels, painted)
+    written = volume.orientation.undo(labels)
+    assert written[1:3, 1:3, 1:3].all()
+    assert written[5:8, 5:9, 5:10].all()
+    assert written.sum() == 8 + 3 * 4 * 5
+
+
+def test_training_refuses_a_box_beyond_its_image(folder: Path) -> None:
+    _file(folder, "b,1,1,1,1,3,3,11")
+    case = Dataset.open(folder).training_cases[1]
+    sentence = "line 2: x1 is 11, but the image has 10 voxels along x"
+    with pytest.raises(DatasetError, match=sentence):
+        canonical_boxes([case])
+    with pytest.raises(DatasetError, match=sentence):
+        read_labels(case, read_volume(case.images[0]))
 
 
 def test_changed_boxes_are_changed_labels(folder: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import gzip
 import itertools
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -213,6 +214,37 @@ def test_a_fourth_axis_of_one_is_dropped(tmp_path: Path) -> None:
     volume = read_volume(path)
     assert volume.grid.size == (4, 3, 2)
     np.testing.assert_array_equal(volume.array[0], CANONICAL)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("Offset = nan 4 5", "has Offset = 'nan 4 5', which is not 3 numbers; repair its header"),
+        ("Offset = 3,5 4 5", "has Offset = '3,5 4 5', which is not 3 numbers"),
+        ("Offset = 3 4", "has Offset = '3 4', which is not 3 numbers"),
+        ("ElementSpacing = 1 2 inf", "has ElementSpacing = '1 2 inf', which is not 3 numbers"),
+        ("TransformMatrix = 1 0 0 0 1 0 0 1", "has TransformMatrix = .* not 9 numbers"),
+        ("TransformMatrix = 1 0 0 1 0 0 0 0 1", "has a direction matrix without volume"),
+        ("DimSize = 0 3 2", r"is empty: its size is \(0, 3, 2\)"),
+    ],
+)
+def test_a_metaimage_whose_geometry_is_no_numbers_is_refused(
+    tmp_path: Path, write: Callable[..., Path], line: str, says: str
+) -> None:
+    """ITK would read zeros in their place."""
+    path = write(tmp_path / "scan.mha", CANONICAL)
+    header, key = path.read_bytes(), line.split(" =")[0].encode()
+    changed, times = re.subn(rb"(?m)^" + key + rb" = .*$", line.encode(), header)
+    assert times == 1
+    path.write_bytes(changed)
+    with pytest.raises(DatasetError, match=f"scan.mha {says}"):
+        read_grid(path)
+
+
+def test_a_metaimage_in_four_dimensions_has_four_numbers_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "scan.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(CANONICAL[None], isVector=False), str(path))
+    np.testing.assert_array_equal(read_volume(path).array[0], CANONICAL)
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nrrd"])

@@ -66,6 +66,20 @@ def test_other_words_are_refused(folders: tuple[Path, Path], word: str, problem:
         choose(folders[1], *word.split())
 
 
+def test_a_value_that_no_file_and_no_description_knows_is_refused(
+    folders: tuple[Path, Path], write: Callable[..., Path]
+) -> None:
+    predictions, references = folders
+    with pytest.raises(UsageError, match=r"both=1,9: no file holds the value 9, and dataset\.json"):
+        evaluate_folders(predictions, references, labels=["both=1,9"])
+    write(predictions / "b.mha", {1: 9, 9: 1})
+    found = evaluate_folders(predictions, references, labels=["both=1,9"])
+    assert found.summary.structures["both"].scores["dice"].mean > 0
+    (references.parent / "dataset.json").unlink()
+    with pytest.raises(UsageError, match=r"own=7: no file holds the value 7\.$"):
+        evaluate_folders(predictions, references, labels=["own=7"])
+
+
 def test_names_without_a_description_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"there is no dataset\.json that names structures"):
         choose(tmp_path, "kidney")

@@ -146,8 +146,27 @@ def test_a_cross_validation_is_a_run(three: list[Path], tmp_path: Path) -> None:
     pd.testing.assert_series_equal(first.values("tumor", "dice"), second.values("tumor", "dice"))
 
 
+@pytest.mark.parametrize(("cases", "needed"), [(2, 8), (7, 8), (8, 0)])
+def test_so_few_cases_that_nothing_can_be_significant_are_told(
+    tmp_path: Path, cases: int, needed: int
+) -> None:
+    """All cases better: p is 2 / 2^n, by 6 tests that is below 0.05 from 8 cases on."""
+    values = np.linspace(0.5, 0.7, cases)
+    paths = [run(tmp_path / name, values + d, values + d) for name, d in (("a", 0), ("b", 0.1))]
+    comparison = compare_runs(paths, tmp_path).comparison
+    assert any(test.better for test in comparison.tests) == (needed == 0)
+    if needed:
+        assert f"{cases} cases are too few" in comparison.too_few
+        assert comparison.too_few.endswith(f"that takes {needed} cases.")
+    else:
+        assert comparison.too_few == ""
+    page = (tmp_path / "compare.html").read_text()
+    assert ("cases are too few" in page) == (needed > 0)
+
+
 def test_what_cannot_be_compared_is_told(three: list[Path], tmp_path: Path) -> None:
     values = np.linspace(0.1, 0.9, 20)
+    folds = run(tmp_path / "Model/fold_3/validation", values, values).parent.parent
     fewer = run(tmp_path / "fewer", values[:-1], values[:-1])
     other = run(tmp_path / "other", values, values, tolerance_mm=2.0)
     renamed = run(tmp_path / "renamed", values, values, structure="organ")
@@ -155,6 +174,7 @@ def test_what_cannot_be_compared_is_told(three: list[Path], tmp_path: Path) -> N
         (three[:1], "needs two runs at least"),
         ([three[0], three[0]], "given twice"),
         ([three[0], tmp_path], r"neither per_case.csv nor crossval.csv"),
+        ([three[0], folds], r"cross-validation: .* FOLD cv\), or give .*fold_3/validation"),
         ([three[0], fewer], r"c19 is only in .*bad/per_case.csv \(1 such cases\)"),
         ([three[0], other], "different tolerances of kidney"),
         ([three[0], renamed], "do not score the same structures"),

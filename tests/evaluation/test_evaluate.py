@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import pytest
 from renalplan.errors import DatasetError, UsageError
 from renalplan.evaluation.columns import COLUMNS
 from renalplan.evaluation.evaluate import evaluate_folders
+from renalplan.evaluation.order import REPORT
 from renalplan.geometry import Grid
 from renalplan.images import write_volume
+from renalplan.inference.report import REPORT as PREDICTED
 
 Folders = tuple[Path, Path]
 
@@ -113,3 +116,23 @@ def test_a_missing_image_folder_is_told_before_the_work(folders: Folders, tmp_pa
 
 
 EYE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+
+def test_swapped_folders_are_refused_and_two_predictions_are_not(
+    folders: Folders, tmp_path: Path
+) -> None:
+    predictions, references = folders
+    with pytest.raises(UsageError, match=r"labelsTr holds a dataset's labels: .* look swapped"):
+        evaluate_folders(references, predictions)
+    other = shutil.copytree(references, tmp_path / "other")
+    (other / REPORT).write_text("{}")
+    with pytest.raises(UsageError, match=r"other holds a prediction's predict_report\.json"):
+        evaluate_folders(predictions, other, references.parent / "dataset.json")
+    (predictions / REPORT).write_text("{}")
+    evaluate_folders(predictions, other, references.parent / "dataset.json")
+    with pytest.raises(DatasetError, match="nowhere is not a folder"):
+        evaluate_folders(tmp_path / "nowhere", references)
+
+
+def test_the_report_is_the_one_that_prediction_writes() -> None:
+    assert REPORT == PREDICTED

@@ -35,7 +35,7 @@
   async function makeBody() {
     const view = await withScan(
       document.getElementById("body"),
-      { show3Dcrosshair: false, isOrientCube: true, crosshairWidth: 0 },
+      { show3Dcrosshair: false, isOrientationTextVisible: false, crosshairWidth: 0 },
       0,
     );
     view.setSliceType(view.sliceTypeRender);
@@ -54,7 +54,9 @@
       meshes[index] = mesh;
     }
     view.setScale(1.2);
+    view.onAzimuthElevationChange = letters;
     view.setRenderAzimuthElevation(...looks.front);
+    letters(...looks.front);
     return { view, meshes };
   }
 
@@ -62,7 +64,7 @@
     const view = await withScan(
       document.getElementById("slices"),
       { isRadiologicalConvention: true, sagittalNoseLeft: true, crosshairColor: [0.55, 0.85, 1, 0.5],
-        crosshairWidth: 0.5, multiplanarShowRender: 0, multiplanarLayout: 3 },
+        crosshairWidth: 0.5, multiplanarShowRender: 0, multiplanarLayout: 3, fontColor: [0.9, 0.93, 0.95, 1] },
       1,
     );
     const labels = await niivue.NVImage.loadFromBase64({
@@ -87,6 +89,23 @@
   const looks = {
     front: [180, 0], back: [0, 0], right: [270, 0], left: [90, 0], head: [180, 90], feet: [180, -90],
   };
+
+  // which of the patient's sides lie at the view's borders, as on the slices
+  function letters(azimuth, elevation) {
+    const [turned, raised] = [azimuth, elevation].map((angle) => (angle * Math.PI) / 180);
+    const [sin, cos] = [Math.sin(turned), Math.cos(turned)];
+    const right = [cos, -sin, 0]; // RAS
+    const up = [sin * Math.sin(raised), cos * Math.sin(raised), Math.cos(raised)];
+    const name = (axis, sign) => {
+      const sizes = axis.map(Math.abs);
+      const at = sizes.indexOf(Math.max(...sizes));
+      return ["LR", "PA", "FH"][at][axis[at] * sign > 0 ? 1 : 0];
+    };
+    const shown = { left: name(right, -1), right: name(right, 1), top: name(up, 1), bottom: name(up, -1) };
+    for (const [side, letter] of Object.entries(shown)) {
+      box.querySelector(`.letter.${side}`).textContent = letter;
+    }
+  }
 
   function toggle(button, body, slices) {
     const index = Number(button.dataset.structure);

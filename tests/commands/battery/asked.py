@@ -317,6 +317,15 @@ EVALUATION = [
     evaluation("requirement NaN", f"evaluate {TRUTH} {TRUTH} -o out --require kidney=nan", ("kidney=nan", "0 to 1")),
     evaluation("pictures of nothing", f"evaluate {TRUTH} {TRUTH} -o out --images nowhere", ("nowhere is not a folder",)),
     evaluation("workers below 0", f"evaluate {TRUTH} {TRUTH} -o out --workers -1", ("--workers -1", "0 computes")),
+    evaluation(
+        "swapped: labels first", f"evaluate {TRUTH} pred -o out", (str(TRUTH), "look swapped", "PRED GT"),
+        lambda: shutil.copytree(TRUTH, "pred"),
+    ),
+    evaluation(
+        "swapped: a prediction second", "evaluate other pred -o out", ("predict_report.json", "look swapped"),
+        lambda: (shutil.copytree(TRUTH, "other"), shutil.copytree(TRUTH, "pred"), Path("pred/predict_report.json").write_text("{}")),
+    ),
+    evaluation("a value that there is not", f"evaluate {TRUTH} {TRUTH} -o out --labels both=1,9", ("both=1,9", "no file holds the value 9")),
     evaluation("surgery of nothing", "surgery -s nowhere.nii.gz -o out.json --labels work/raw/Dataset001_Tiny", ("nowhere.nii.gz does not exist",)),
     evaluation("surgery of a scan", f"surgery -s {SCANS}/new_0000.nii.gz -o out.json", ("fractional", "whole numbers")),
     evaluation("surgery into a picture", f"surgery -s {TRUTH}/new.nii.gz -o out.txt", ("out.txt", ".json")),

@@ -89,7 +89,17 @@ def moved(path: Path) -> None:
     image(path, sitk.GetArrayFromImage(sitk.ReadImage(str(path))), (4.0, 5.0, 8.0))
 
 
-ALL = ("check", "plan_and_preprocess", "predict", "evaluate", "surgery", "phantom", "find_best")
+ALL = (
+    "report",
+    "dicom_seg",
+    "check",
+    "plan_and_preprocess",
+    "predict",
+    "evaluate",
+    "surgery",
+    "phantom",
+    "find_best",
+)
 NO_IMAGE = ("cannot be read as an image",)
 CUT = ("is truncated", "copy it again")
 
@@ -137,7 +147,7 @@ VOXELS = [
     Fault("a slope without meaning", header(SLOPE, "2f", 3e38, 0.0), ("voxels", "repair")),
     Fault(
         "every voxel alike", voxels(lambda a: np.full(a.shape, -1000, np.int16)),
-        ("is empty", "every voxel is -1000"), fine=("plan_and_preprocess", "predict"),
+        ("is empty", "every voxel is -1000"), fine=("plan_and_preprocess", "predict", "report"),
     ),
     Fault("64-bit integers", voxels(lambda a: a.astype(np.int64)), (), fine=ALL),
     Fault("64-bit floats", voxels(lambda a: a.astype(np.float64)), (), fine=ALL),
@@ -147,9 +157,11 @@ VOXELS = [
 
 def prediction() -> None:
     shutil.copytree(TRUTH, "pred")
+    shutil.copytree(TRUTH, "truth")  # no dataset's folder: which one is scored is nobody's guess
     shutil.copy(DATA / "dataset.json", "pred")
     shutil.copy(TRUTH / "new.nii.gz", "pred/old.nii.gz")
     shutil.copy(TRUTH / "new.nii.gz", TRUTH / "old.nii.gz")
+    shutil.copy(TRUTH / "new.nii.gz", "truth/old.nii.gz")
 
 
 def two_scans() -> None:
@@ -159,6 +171,9 @@ def two_scans() -> None:
 def masks() -> None:
     Path("masks").mkdir()
     shutil.copy(TRUTH / "new.nii.gz", "masks/case.nii.gz")
+
+
+REPORT = f"report -i {SCAN} -s {TRUTH / 'new.nii.gz'} -o out --no-error_bars"
 
 
 def rows() -> Iterator[Row]:
@@ -173,6 +188,7 @@ SCAN_READERS = [
         PREDICT, SCAN, status=1, prepare=two_scans, writes=("out",), makes=("out/old.nii.gz", "out/predict_report.json"),
         leaves_out=("out/new.nii.gz",),
     ),
+    Reader(REPORT, SCAN, writes=("out",), leaves_out=("out/new.html",), another={"a folder of its name": ("no DICOM series",)}),
 ]  # fmt: skip
 
 LABELS = [
@@ -197,11 +213,12 @@ LABEL_READERS = [
     Reader("check 1 --workers 0", LABEL, lines=0),
     Reader(PLAN, LABEL, writes=("work/preprocessed",)),
     Reader(f"evaluate pred {TRUTH} -o out", Path("pred/new.nii.gz"), prepare=prediction, leaves_out=("out",)),
-    Reader(f"evaluate {TRUTH} pred -o out", Path("pred/new.nii.gz"), prepare=prediction, leaves_out=("out",)),
+    Reader("evaluate truth pred -o out", Path("pred/new.nii.gz"), prepare=prediction, leaves_out=("out",)),
     Reader(
         f"surgery -s {TRUTH / 'new.nii.gz'} -o out.json", TRUTH / "new.nii.gz",
         writes=("out.json",), leaves_out=("out.json",),
     ),
+    Reader(REPORT, TRUTH / "new.nii.gz", writes=("out",), leaves_out=("out/new.html",)),
     Reader("phantom out --cases 1 --from_masks masks", Path("masks/case.nii.gz"), prepare=masks, leaves_out=("out",)),
     Reader("find_best 1 --workers 0", FOLD / "validation/case_1.nii.gz", writes=("work/results",)),
 ]  # fmt: skip

@@ -83,6 +83,7 @@ class Reader:
         prepare: What has to be there first.
         writes, makes, leaves_out, lines: As in `Row`.
         fine: Faults that are none to it.
+        another: Fault -> what its answer must hold besides the file's name, if not what the others' do.
     """
 
     line: str
@@ -94,6 +95,7 @@ class Reader:
     leaves_out: tuple[str, ...] = ()
     lines: int = 1
     fine: tuple[str, ...] = ()
+    another: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def command(self) -> str:
@@ -133,7 +135,8 @@ def _row(kind: str, fault: Fault, reader: Reader) -> Row:
         fault.make(reader.file)
 
     fine = reader.command in fault.fine or fault.name in reader.fine
-    says = fault.answers.get(reader.command, (str(reader.file), *fault.says))
+    usual = reader.another.get(fault.name, fault.says)
+    says = fault.answers.get(reader.command, (str(reader.file), *usual))
     return Row(
         kind=kind,
         fault=fault.name,

@@ -74,9 +74,15 @@ def browser(made: Any) -> Iterator[Any]:
         driver.quit()
 
 
+def within_sight(browser: Any, element: Any) -> Any:
+    """An element scrolled into the window: pictures of it and clicks end at the window's border."""
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+    return element
+
+
 def seen(browser: Any, identifier: str) -> NDArray[np.int_]:
     """What an element looks like, (rows, columns, 3)."""
-    element = browser.find_element("id", identifier)
+    element = within_sight(browser, browser.find_element("id", identifier))
     return imread(io.BytesIO(element.screenshot_as_png))[..., :3].astype(int)
 
 
@@ -166,9 +172,33 @@ def test_turning(browser: Any) -> None:
 
 
 def test_a_click_on_the_slices_tells_the_place(browser: Any) -> None:
-    browser.find_element("id", "slices").click()
+    within_sight(browser, browser.find_element("id", "slices")).click()
     place: Callable[[], str] = lambda: browser.find_element("id", "place").text  # noqa: E731
     assert "mm (LPS): " in place()
+
+
+LETTERS = {  # what lies to the left, right, top and bottom when one looks from there
+    "front": "RLHF", "back": "LRHF", "right": "PAHF", "left": "APHF", "head": "RLPA", "feet": "RLAP",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("look", LETTERS)
+def test_letters_name_the_sides_where_the_tumor_lies(browser: Any, look: str) -> None:
+    """The tumor lies left, in front and towards the head of the kidneys' middle."""
+    click(browser, f"[data-look='{look}']")
+    letters = [
+        browser.find_element("css selector", f".letter.{side}").text
+        for side in ("left", "right", "top", "bottom")
+    ]
+    assert "".join(letters) == LETTERS[look]
+    red, green, blue = (seen(browser, "body")[..., i] for i in range(3))
+    tumor = (red > 80) & (green > 0.6 * red) & (blue < 0.62 * green)
+    all_of_it = red > 40
+    away = np.argwhere(tumor).mean(axis=0) - np.argwhere(all_of_it).mean(axis=0)
+    down, along = (0.0 if abs(value) < 3 else np.sign(value) for value in away)
+    assert along * (1 if letters[1] in "LA" else -1) >= 0
+    assert down * (-1 if letters[2] in "HA" else 1) >= 0
+    click(browser, "[data-look='front']")
 
 
 def test_without_webgl_the_still_picture_stands_in(made: Any) -> None:
@@ -176,7 +206,7 @@ def test_without_webgl_the_still_picture_stands_in(made: Any) -> None:
     try:
         assert open_page(driver, made) == "failed"
         assert "does not show the 3-D view" in driver.find_element("id", "failure").text
-        still = driver.find_element("css selector", ".stage img")
+        still = within_sight(driver, driver.find_element("css selector", ".stage img"))
         picture = imread(io.BytesIO(still.screenshot_as_png))[..., :3].astype(int)
         assert yellow(picture) > 300
     finally:

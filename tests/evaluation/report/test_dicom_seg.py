@@ -165,6 +165,20 @@ def test_what_is_refused(series: Callable[..., Any], tmp_path: Path) -> None:
     assert not (tmp_path / "out.dcm").exists()
 
 
+def test_a_file_that_is_there_is_replaced_when_asked_and_a_name_of_one_word_is_no_remark(
+    series: Callable[..., Any], tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    folder, path, _ = series(PatientName="ANON")
+    out = tmp_path / "out.dcm"
+    out.write_text("a slice")
+    with pytest.raises(UsageError, match=r"is there already; .* --overwrite"):
+        write_dicom_seg(folder, path, out)
+    assert out.read_text() == "a slice"
+    assert write_dicom_seg(folder, path, out, overwrite=True) == 3
+    assert pydicom.dcmread(out).PatientName == "ANON"
+    assert not [one for one in recwarn if "component" in str(one.message)]
+
+
 def test_without_highdicom_it_says_what_to_install(
     series: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

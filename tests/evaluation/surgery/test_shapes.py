@@ -103,7 +103,7 @@ def test_nothing_touches_without_parenchyma(drawing) -> None:  # type: ignore[no
 def test_depth_below_a_balls_outline(drawing) -> None:  # type: ignore[no-untyped-def]
     drawing.ball("kidney", (0, 0, 0), 25)
     labels, frame = canonical(*drawing.scan((-28,) * 3, (28,) * 3, (1.0, 1.0, 1.0)))
-    outline = make_outline(make_mesh(labels == 1, frame.spacing))
+    outline = make_outline(make_mesh(labels == 1, frame.spacing), None, frame.spacing)
     points = frame.to_array(np.array([[0.0, 0, 0], [15, 0, 0], [0, 0, 30], [0, 25, 0]]))
     assert outline.depth(points) == pytest.approx([25, 10, -5, 0], abs=0.6)
     assert outline.volume_ml == pytest.approx(4 / 3 * np.pi * 25**3 / 1000, rel=0.03)
