@@ -41,7 +41,7 @@ test: lint
 pytest: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests -n auto --dist loadfile --no-loadscope-reorder --durations 30
 
-# what is too long for `test`: the commands are ended at random moments, half an hour on one core
+# what is too long for `test`: the commands are ended at random moments, three hours on one core
 torture: $(STAMP)
 	$(BIN)/python tests/long/torture.py
 

@@ -1,6 +1,6 @@
 """Ends the commands at random moments, again and again, and compares what the next run makes of it.
 
-    python tests/long/torture.py                                   # all, about half an hour on one core
+    python tests/long/torture.py                                   # all, about three hours on one core
     python tests/long/torture.py --commands predict --how kill term --times 5
 
 Too long for `make test`, whose samples are `test_resume`, `test_killed_prediction`, `test_interrupted`
