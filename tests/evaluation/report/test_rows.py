@@ -150,7 +150,7 @@ def test_intervals_have_a_column_only_where_there_are_some() -> None:
     found = table(section, "Resection")
     assert found.heads == ("", "folds")
     assert cells(found) == {
-        "Parenchyma left, margin 5 mm": ("80.0 %", "70.0 % to 90.0 %"),
+        "Parenchyma left, margin 5 mm": ("80.0 %", "70.0 to 90.0 %"),
         "… less the rim that sutures take": ("75.0 %", ""),
     }
     assert table(section, "Size and shape").heads == ("",)
