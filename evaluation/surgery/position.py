@@ -24,6 +24,7 @@ from renalplan.evaluation.surgery.shape import Shape
 from renalplan.evaluation.surgery.sides import KidneyMasks, Mask
 from renalplan.files import Record
 
+AROUND = 3  # voxels around a tumor that its contact is looked for in
 MIDDLE_MM = 10.0  # less than this in front of the kidney's middle, or behind it, is neither
 
 
@@ -124,14 +125,20 @@ def contact_area(mesh: Mesh, tumor: Mask, parenchyma: Mask, frame: Frame) -> flo
     one_voxel = np.linalg.norm(mesh.normals * frame.spacing, axis=1)[:, None]
     undecided = np.ones(len(mesh.centres), bool)
     touching = np.zeros(len(mesh.centres), bool)
-    other = ~(tumor | parenchyma)
+    # of many small tumors each would cost as much as the whole kidney
+    first = np.floor(mesh.vertices.min(axis=0) / frame.spacing).astype(int) - AROUND
+    last = np.ceil(mesh.vertices.max(axis=0) / frame.spacing).astype(int) + AROUND + 1
+    first, last = np.maximum(first, 0), np.minimum(last, tumor.shape)
+    near = tuple(slice(low, high) for low, high in zip(first, last, strict=True))
+    other = ~(tumor[near] | parenchyma[near])
     for step in (0.5, 1.0):
-        points = ((mesh.centres + step * one_voxel * mesh.normals) / frame.spacing)[undecided].T
+        places = (mesh.centres + step * one_voxel * mesh.normals) / frame.spacing - first
+        points = places[undecided].T
         inside, outside = (
             ndimage.map_coordinates(
                 mask.astype(np.float32), points, order=1, mode="constant", cval=beyond
             )
-            for mask, beyond in ((parenchyma, 0.0), (other, 1.0))
+            for mask, beyond in ((parenchyma[near], 0.0), (other, 1.0))
         )
         touching[undecided] = inside > outside
         undecided[undecided] = inside + outside < 0.05
