@@ -144,3 +144,40 @@ def test_scoring_ends_in_good_order(here: Path, run: Run) -> None:
     assert status == 143, err
     assert err == "renalplan_evaluate: SIGTERM: interrupted; the same command continues.\n"
     assert not (here / "scores").exists()
+
+
+IMPORTED = """
+import os, signal, sys
+
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == "renalplan.cli.training":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupts())
+{before}
+import renalplan.cli
+{after}
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "status", "says"),
+    [
+        ("", "", -signal.SIGINT, ""),
+        ("signal.signal(signal.SIGINT, lambda *_: print('mine'))", "", 0, "mine\n"),
+        (
+            "sys.meta_path.pop(0)",
+            "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler",
+            0,
+            "",
+        ),
+    ],
+)
+def test_ctrl_c_while_a_command_is_being_imported(
+    before: str, after: str, status: int, says: str
+) -> None:
+    """It ends without a word; a program that has a way of its own keeps it, and afterwards all is as it was."""
+    code = IMPORTED.format(before=before, after=after)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (status, says, "")
