@@ -26,15 +26,21 @@ class BenchmarkError(Exception):
 
 @dataclass(frozen=True)
 class Cost:
-    """What a command took: seconds of wall clock, of all cores together, bytes at the peak."""
+    """What a command took: seconds of wall clock, of all cores together, bytes at the peak.
+
+    Attributes:
+        peak_bytes: The largest sum over all processes that was seen, polled: short peaks are missed.
+        largest_bytes: The most that any one process ever held, kept by the system: none is missed.
+    """
 
     wall_s: float
     cpu_s: float
     peak_bytes: int
+    largest_bytes: int
 
 
 class PeakMemory(threading.Thread):
-    """Polls the memory of a process and its descendants and keeps the largest sum.
+    """Polls the memory of a process and its descendants; keeps the largest sum, and the largest process.
 
     Pages that processes share are divided between them (PSS); where the system does not tell, they
     count in full (RSS).
@@ -42,7 +48,7 @@ class PeakMemory(threading.Thread):
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
-        self.peak = 0
+        self.peak = self.largest = 0
         self._root = psutil.Process(pid)
         self._finished = threading.Event()
 
@@ -53,13 +59,13 @@ class PeakMemory(threading.Thread):
             with contextlib.suppress(psutil.NoSuchProcess):
                 tree = [self._root, *self._root.children(recursive=True)]
                 self.peak = max(self.peak, sum(resident(process) for process in tree))
+                self.largest = max(self.largest, *(most_resident(process) for process in tree))
             pause = max(POLL_S, (time.thread_time() - begun) / WATCHING)
 
-    def stop(self) -> int:
-        """End polling; returns the peak in bytes."""
+    def stop(self) -> None:
+        """End polling."""
         self._finished.set()
         self.join()
-        return self.peak
 
 
 def resident(process: psutil.Process) -> int:
@@ -71,6 +77,17 @@ def resident(process: psutil.Process) -> int:
             return int(process.memory_info().rss)
     except psutil.Error:
         pass
+    return 0
+
+
+def most_resident(process: psutil.Process) -> int:
+    """The most bytes a process has held so far; what it holds now where the system does not tell."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        mark = next(line for line in lines if line.startswith("VmHWM:"))
+        return int(mark.split()[1]) * 1024
+    with contextlib.suppress(psutil.Error):
+        return int(process.memory_info().rss)
     return 0
 
 
@@ -97,11 +114,12 @@ def run_command(command: tuple[str, ...], environment: dict[str, str], log: Path
             os.killpg(process.pid, signal.SIGTERM)
             raise
         finally:
-            peak = memory.stop()
+            memory.stop()
     if status != 0:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         raise BenchmarkError(f"{' '.join(command)} ended with status {status}:\n{tail}")
-    return Cost(time.perf_counter() - start, children_cpu_s() - cpu, peak)
+    wall, cpu = time.perf_counter() - start, children_cpu_s() - cpu
+    return Cost(wall, cpu, memory.peak, memory.largest)
 
 
 def children_cpu_s() -> float:

@@ -10,7 +10,7 @@ own core. Cases are one phantom under many names and the target spacing is fixed
 
 What starting takes does not matter to scaling, so what counts is the time of a further case: the
 difference to the row before, over the cases that it has more. Linear or better: it does not grow. Flat: the
-peak does not grow beyond what the workers hold when all are busy.
+most that the largest process ever held does not grow beyond what it is when all workers are busy.
 """
 
 from __future__ import annotations
@@ -168,6 +168,7 @@ def middle(costs: list[Cost]) -> Cost:
         wall_s=statistics.median(cost.wall_s for cost in costs),
         cpu_s=statistics.median(cost.cpu_s for cost in costs),
         peak_bytes=int(statistics.median(cost.peak_bytes for cost in costs)),
+        largest_bytes=int(statistics.median(cost.largest_bytes for cost in costs)),
     )
 
 
@@ -183,15 +184,15 @@ def further_case(found: Found, what: str, workers: int) -> dict[int, float]:
 def table(found: Found) -> list[str]:
     """A line a run."""
     lines = [
-        "| | workers | cases | wall s | s a further case | CPU s | peak GB |",
-        "|---|---|---|---|---|---|---|",
+        "| | workers | cases | wall s | s a further case | CPU s | peak GB | largest process GB |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for (what, workers, cases), cost in found.items():
         further = further_case(found, what, workers).get(cases)
         more = "" if further is None else f"{further:.2f}"
         lines.append(
             f"| {what} | {workers} | {cases} | {cost.wall_s:.1f} | {more} | {cost.cpu_s:.1f} "
-            f"| {cost.peak_bytes / 1e9:.2f} |"
+            f"| {cost.peak_bytes / 1e9:.2f} | {cost.largest_bytes / 1e9:.2f} |"
         )
     return lines
 
@@ -210,11 +211,11 @@ def verdicts(found: Found) -> list[str]:
             lines.append(f"{what}, {workers} workers: cases are too small to be told from noise.")
             continue
         linear = "linear or better" if last <= TIME_TOLERANCE * first else "worse than linear"
-        low, high = (found[what, workers, busy[end]].peak_bytes / 1e9 for end in (0, -1))
+        low, high = (found[what, workers, busy[end]].largest_bytes / 1e9 for end in (0, -1))
         flat = "flat" if high <= MEMORY_TOLERANCE * low else "growing"
         lines.append(
             f"{what}, {workers} workers: {linear} ({first:.2f} s a further case up to {busy[0]} cases, "
-            f"{last:.2f} s up to {busy[-1]}); memory {flat} ({low:.2f} GB, {high:.2f} GB)."
+            f"{last:.2f} s up to {busy[-1]}); memory {flat} ({low:.2f} GB, {high:.2f} GB in the largest process)."
         )
     return lines
 
