@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from renalplan.cli.common import logging_to_stderr
+from renalplan.ending import end_quickly
 from renalplan.errors import RenalplanError
 from renalplan.vitals import die_with
 from renalplan.workspace import Workspace
@@ -17,6 +18,7 @@ from renalplan.workspace import Workspace
 
 def main() -> None:
     """Train, and answer on what was standard output."""
+    end_quickly()
     answer_to = os.dup(1)
     os.dup2(2, 1)  # what libraries print is no answer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who asks

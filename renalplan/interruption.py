@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from renalplan.files import remove_unfinished
 from renalplan.locks import release_all
@@ -121,6 +123,8 @@ def listening(say: Callable[[int], None], *, to_the_end: bool) -> Iterator[Inter
         if signal.getsignal(number) is not signal.SIG_IGN  # `nohup`, or a script's `&`
     }
     threading.Thread(target=interruption.watch, args=(hears,), daemon=True).start()
+    hook = sys.unraisablehook
+    sys.unraisablehook = silent_about(Interrupted, hook)
     try:
         yield interruption
     finally:
@@ -128,9 +132,23 @@ def listening(say: Callable[[int], None], *, to_the_end: bool) -> Iterator[Inter
             interruption.close()
             for number, handler in before.items():
                 signal.signal(number, handler)
+            sys.unraisablehook = hook
             signal.set_wakeup_fd(woken)
             _telling.discard(tells.fileno())
             tells.close()  # which ends the thread
+
+
+def silent_about(kind: type[BaseException], hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A `sys.unraisablehook` that prints nothing of one kind.
+
+    What a signal raises while Python removes an object goes no further: Python would print it and go
+    on. Whoever has asked the process to end sees to it all the same.
+
+    Args:
+        kind: What signals raise here.
+        hook: What is to become of everything else.
+    """
+    return lambda lost: None if isinstance(lost.exc_value, kind) else hook(lost)
 
 
 @contextmanager

@@ -20,8 +20,9 @@ from itertools import islice
 from types import FrameType, TracebackType
 from typing import ParamSpec, TypeVar
 
+from renalplan.ending import end_quickly
 from renalplan.errors import RenalplanError, WorkerError
-from renalplan.interruption import keeping_ctrl_c
+from renalplan.interruption import keeping_ctrl_c, silent_about
 from renalplan.vitals import follow
 
 Item = TypeVar("Item")
@@ -64,8 +65,10 @@ def begin_worker(threads: int, parent: int) -> None:
         parent: Who started it; Ctrl-C is for that process.
     """
     follow(parent)
+    end_quickly()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _raise_exit)
+    sys.unraisablehook = silent_about(SystemExit, sys.unraisablehook)
     limit_threads(threads)
 
 

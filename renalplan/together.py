@@ -22,8 +22,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
+from renalplan.ending import end_quickly
 from renalplan.errors import LostError, RenalplanError, WorkerError
-from renalplan.interruption import keeping_ctrl_c
+from renalplan.interruption import keeping_ctrl_c, silent_about
 from renalplan.parallel import usable_cores
 from renalplan.vitals import follow
 
@@ -154,7 +155,9 @@ def _one_of_several(
     os.environ.update(place, RANK=number, LOCAL_RANK=number, GROUP_RANK="0", WORLD_SIZE=count)
     os.environ.update(LOCAL_WORLD_SIZE=count, TORCHELASTIC_RUN_ID="renalplan")
     follow(parent)
+    end_quickly()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # in good order, as by Ctrl-C
+    sys.unraisablehook = silent_about(KeyboardInterrupt, sys.unraisablehook)
     lock = threading.Lock()
 
     def say(kind: str, value: Any) -> None:

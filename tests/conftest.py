@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -127,4 +128,6 @@ def _without_openvino() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choice, "is_installed", lambda: False)
+        # and in the processes that tests start, which begin with what is there
+        patch.setenv("PYTHONPATH", str(Path(__file__).with_name("without_openvino")), os.pathsep)
         yield

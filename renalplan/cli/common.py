@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from renalplan.ending import end_quickly
 from renalplan.errors import RenalplanError, UsageError
 from renalplan.interruption import listening
 
@@ -30,7 +31,8 @@ def command(function: Main) -> Main:
     @wraps(function)
     def run(arguments: list[str] | None = None) -> int:
         name = f"renalplan_{function.__name__}"
-
+        if arguments is None:  # it is the whole program
+            end_quickly()
         told: list[int] = []
 
         def say_so(number: int) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,6 +42,12 @@ DOES = {
             time.sleep(60)
         except BaseException:
             time.sleep(60)""",
+    "removes an object": """
+        class Slow:
+            def __del__(self):
+                time.sleep(60)
+        Slow()
+        time.sleep(60)""",
     "makes something else of it": """
         try:
             time.sleep(60)
@@ -142,3 +149,23 @@ def test_ctrl_c_does_not_reach_a_worker_that_is_just_starting() -> None:
         held_back = executor.submit(signal.pthread_sigmask, signal.SIG_BLOCK, []).result()
     assert signal.SIGINT in held_back
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+REMOVES = """
+import os, signal, time
+
+class Slow:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+
+Slow()
+"""
+
+
+def test_a_worker_that_removes_an_object_ends_without_a_word(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with Processes(1) as executor, pytest.raises(BrokenProcessPool):
+        executor.submit(exec, REMOVES).result()
+    assert capfd.readouterr().err == ""
