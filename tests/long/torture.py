@@ -343,8 +343,8 @@ def close(
     tally.statuses[str(status)] += 1
     tally.slowest_s = max(tally.slowest_s, took)
     sentences = [line for line in said(now).splitlines() if line.startswith("renalplan_")]
-    told = "no permission for" in said(now)
-    if status != 1 or "Traceback" in said(now) or len(sentences) != 1 or not told:
+    told = "no permission for" in said(now) or "cannot be made" in said(now)
+    if status not in (1, 2) or "Traceback" in said(now) or len(sentences) != 1 or not told:
         tally.wrong.append(f"{command} closed: status {status}: {said(now)}")
     if sorted(now.rglob("*")) != before:
         tally.wrong.append(f"{command} closed: it has changed something")
