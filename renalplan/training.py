@@ -20,8 +20,9 @@ from renalplan.fold_validation import FoldValidation
 from renalplan.locks import hold
 from renalplan.model_folder import ModelFolder
 from renalplan.postprocessing import POSTPROCESSING
+from renalplan.started import started_world
 from renalplan.together import run_together
-from renalplan.training_budget import choose_budget, taking_back
+from renalplan.training_budget import choose_budget, seconds_of, taking_back
 from renalplan.training_checks import ReadyTraining, prepare_training
 from renalplan.training_hardware import Precision, starts_several
 from renalplan.workspace import Workspace
@@ -118,7 +119,7 @@ def train(
         "progress": progress,
         "workspace": workspace or Workspace.find(),
     }
-    _require_one_way(budget, dask, devices, deterministic)
+    _require_one_way(budget, asked["settings"], dask, devices, deterministic)
     if dask is not None:
         return _train_elsewhere(dask, asked, restart)
     if starts_several(device, devices, accumulate):
@@ -130,16 +131,20 @@ def train(
 
 
 def _require_one_way(
-    budget: str | None, dask: str | None, devices: int, deterministic: bool
+    budget: str | None,
+    settings: list[str],
+    dask: str | None,
+    devices: int,
+    deterministic: bool,
 ) -> None:
     """Refuse what the clock or a cluster cannot share.
 
     Raises:
-        UsageError: two of a budget, a cluster and several devices, or a budget that is to be the
-            same twice.
+        UsageError: two of a budget, a cluster and several devices, a budget that is to be the
+            same twice, or that is none.
     """
-    from renalplan.trainers.ranks import started_world
-
+    if budget is not None:
+        seconds_of(budget, settings)
     if budget and deterministic:
         raise UsageError(
             "--deterministic: under a --budget the clock decides how many steps are trained, which is "
@@ -166,9 +171,9 @@ def _train_here(
     asked: dict[str, Any], restart: bool, budget: str | None = None, since: float | None = None
 ) -> Trained:
     """What `train` does in this process, which may be one of several that train together."""
-    from renalplan.trainers import ranks
+    ready = prepare_training(**asked, processes=started_world())
+    from renalplan.trainers import ranks  # PyTorch comes after what is refused without it
 
-    ready = prepare_training(**asked, processes=ranks.started_world())
     opened = partial(_open_model, ready.trainers, asked["trainer"], restart)
     results: dict[str, dict[str, float]] = {}
     new = not ready.path.exists()

@@ -52,8 +52,7 @@ class CommandBudget:
         """
         from renalplan.trainers.stopping import StopRequest
 
-        self.seconds = parse_duration(text, "--budget")
-        check_settings(settings)
+        self.seconds = seconds_of(text, settings)
         self.stop: StopRequest = StopRequest()
         self._folders = [trainer.task.fold_folder for trainer in trainers.values()]
         self._since = time.monotonic() if since is None else since
@@ -121,6 +120,16 @@ class CommandBudget:
         left = ", ".join(sorted(folds))
         log.warning("stopped early: not trained: folds %s; the same command continues.", left)
         return self.stop.signal
+
+
+def seconds_of(text: str, settings: list[str]) -> float:
+    """The length of a budget.
+
+    Raises:
+        UsageError: that is no length of time, or a setting would be idle.
+    """
+    check_settings(settings)
+    return parse_duration(text, "--budget")
 
 
 def _is_over(folder: Path) -> bool:

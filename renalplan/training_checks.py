@@ -70,8 +70,6 @@ def prepare_training(
     Raises:
         UsageError: anything asked for that does not exist or does not fit.
     """
-    from renalplan.store_dataset import require_current
-    from renalplan.trainers.divisible import check_phases
     from renalplan.trainers.registry import trainer_path
 
     trainer_path(trainer)
@@ -86,7 +84,10 @@ def prepare_training(
     patients = {case.id: case.patient for case in cases.values()}
     splits = [] if wanted == "all" else load_splits(preprocessed / SPLITS, patients)
     folds = _folds(wanted, splits, tuple(cases))
-    kind, values = _method(trainer, settings, device)
+    kind, values = _method(trainer, settings, device)  # from here on with PyTorch
+    from renalplan.store_dataset import require_current
+    from renalplan.trainers.divisible import check_phases
+
     unlabelled = dataset.unlabelled_cases
     needed = [case.id for case in (*cases.values(), *(unlabelled if kind.uses_unlabelled else ()))]
     used = configuration or plan.default_configuration

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from renalplan.errors import UsageError
 from renalplan.parallel import data_loaders, usable_cores
+from renalplan.started import started_here, started_world
 
 if TYPE_CHECKING:
     from renalplan.trainers.task import TrainingTask
@@ -21,19 +22,22 @@ def starts_several(device: str, devices: int, accumulate: int | None) -> bool:
     Raises:
         UsageError: devices that are not here, or others that were started already; no parts.
     """
-    from renalplan.trainers import ranks
+    if accumulate is not None and accumulate < 1:
+        raise UsageError(f"--accumulate {accumulate}: at least 1.")
+    if devices < 1:
+        raise UsageError(f"--devices {devices}: at least 1.")
+    if devices == 1:
+        return False
     from renalplan.trainers.replicas import check_devices
     from renalplan.trainers.task import Hardware
 
-    if accumulate is not None and accumulate < 1:
-        raise UsageError(f"--accumulate {accumulate}: at least 1.")
     check_devices(Hardware(device=device), devices)
-    if devices > 1 and (started := ranks.started_world()) > 1:
+    if (started := started_world()) > 1:
         raise UsageError(
             f"--devices {devices}: torchrun or SLURM has started {started} processes already; "
             "leave --devices out."
         )
-    return devices > 1
+    return True
 
 
 def task_on(
@@ -74,8 +78,6 @@ def data_workers(wanted: int | None) -> int:
     Raises:
         UsageError: fewer than none.
     """
-    from renalplan.trainers.ranks import started_here
-
     if wanted is not None and wanted < 0:
         raise UsageError(f"--workers {wanted} is not possible; 0 prepares in this process alone.")
     if wanted is not None:

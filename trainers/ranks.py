@@ -6,7 +6,6 @@ alone writes files, and does what is no network's training while the others wait
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -40,23 +39,6 @@ def world() -> int:
 def leads() -> bool:
     """Whether this process writes and reports."""
     return rank() == 0
-
-
-def started_world() -> int:
-    """How many processes torchrun or SLURM's srun (or we, in their way) have started; 1 if none."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        return int(os.environ.get("WORLD_SIZE", "1"))
-    if "SLURM_STEP_NUM_TASKS" in os.environ:  # set by srun alone: a batch script is one process
-        return int(os.environ["SLURM_STEP_NUM_TASKS"])
-    return 1
-
-
-def started_here() -> int:
-    """How many of them are on this machine."""
-    for name in ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE"):
-        if os.environ.get(name, "").isdecimal():
-            return int(os.environ[name])
-    return started_world()
 
 
 def lead_alone(work: Callable[[], Result]) -> Result | None:

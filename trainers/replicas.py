@@ -16,6 +16,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 
 from renalplan.errors import TrainingError, UsageError
+from renalplan.started import started_here, started_world
 from renalplan.trainers import ranks
 from renalplan.trainers.task import Hardware
 
@@ -44,14 +45,14 @@ def build_fabric(hardware: Hardware, precision: Any) -> Fabric:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     _choose_kernels(hardware.deterministic)
     kind = accelerator(hardware)
-    world = ranks.started_world()
+    world = started_world()
     if world == 1:
         _, _, number = hardware.device.partition(":")
         devices: Any = [int(number)] if number else 1
         # not what it finds out by itself: a batch script of SLURM is one process of one
         one: list[Any] = [LightningEnvironment()]
         return Fabric(accelerator=kind, devices=devices, precision=precision, plugins=one)
-    here = ranks.started_here()
+    here = started_here()
     strategy = Replicas(
         timeout=ranks.PATIENCE, process_group_backend="nccl" if kind == "cuda" else "gloo"
     )
@@ -90,7 +91,7 @@ def join(hardware: Hardware) -> None:
     Raises:
         TrainingError: they did not come.
     """
-    if ranks.started_world() == 1 or ranks.world() > 1:
+    if started_world() == 1 or ranks.world() > 1:
         return
     try:
         build_fabric(hardware, "32-true")
@@ -98,7 +99,7 @@ def join(hardware: Hardware) -> None:
     except (RuntimeError, ValueError) as problem:
         reason = next(iter(str(problem).splitlines()), type(problem).__name__)
         raise TrainingError(
-            f"the {ranks.started_world()} processes did not find each other ({reason})."
+            f"the {started_world()} processes did not find each other ({reason})."
         ) from None
 
 
@@ -107,15 +108,11 @@ def check_devices(hardware: Hardware, devices: int) -> None:
 
     Args:
         hardware: The device asked for.
-        devices: How many processes on this machine.
+        devices: How many processes on this machine, more than one.
 
     Raises:
-        UsageError: fewer than 1; more than there are GPUs; a device that cannot be several.
+        UsageError: more than there are GPUs; a device that cannot be several.
     """
-    if devices < 1:
-        raise UsageError(f"--devices {devices}: at least 1.")
-    if devices == 1:
-        return
     kind, _, number = hardware.device.partition(":")
     if number:
         raise UsageError(

@@ -122,11 +122,12 @@ def _environments(port: int) -> dict[str, list[dict[str, str]]]:
 
 
 def test_what_srun_says_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    from renalplan.trainers import ranks, replicas
+    from renalplan import started
+    from renalplan.trainers import replicas
 
     for name, value in _environments(12345)["srun"][1].items():
         monkeypatch.setenv(name, value)
-    assert (ranks.started_world(), ranks.started_here()) == (2, 2)
+    assert (started.started_world(), started.started_here()) == (2, 2)
     there = replicas._environment()
     assert (there.global_rank(), there.local_rank(), there.world_size()) == (1, 1, 2)
     assert (there.main_address, there.main_port) == ("127.0.0.1", 12345)
