@@ -11,6 +11,7 @@ from renalplan.evaluation.surgery.records import KidneyNumbers, SurgeryNumbers, 
 def sentences(numbers: SurgeryNumbers) -> Iterator[str]:
     """One line for the notice, then some for each kidney and tumor."""
     yield numbers.notice
+    yield from numbers.remarks
     for kidney in numbers.kidneys:
         yield from _kidney(kidney)
         for tumor in kidney.tumors:
