@@ -68,6 +68,7 @@ def report_page(content: Content) -> str:
         f"<h1>{escape(report.case)}</h1>",
         f'<p class="soft">{escape(opening)}</p>',
         f'<div class="card warn">{escape(report.notice)}</div>',
+        *_remarks(report),
         f'<div class="summary">{"".join(_figures(section) for section in measured)}</div>',
         f'<h2>Structures</h2><div class="card">{_viewer(content)}</div>',
         f'<h2>Slices</h2><p class="soft">{CAPTION}</p>',
@@ -94,6 +95,11 @@ def report_page(content: Content) -> str:
         + "\n".join(parts)
         + "\n</main>\n</body>\n</html>\n"
     )
+
+
+def _remarks(report: PatientReport) -> list[str]:
+    remarks = () if report.numbers is None else report.numbers.remarks
+    return [f'<div class="card warn"><b>{escape(remark)}</b></div>' for remark in remarks]
 
 
 @cache

@@ -89,7 +89,8 @@ def report_paper(
     paper = Paper()
     _front(paper, report, stills, slices[0])
     parts = [] if report.numbers is None else list(sections(report.numbers))
-    _summary(paper, parts, report.without_numbers)
+    remarks = () if report.numbers is None else report.numbers.remarks
+    _summary(paper, parts, (*remarks, *filter(None, [report.without_numbers])))
     for one in slices[1:]:
         _slices(paper, one)
     for part in parts:
@@ -149,10 +150,10 @@ def _slices(paper: Paper, slices: Slices) -> None:
     paper.below += paper.picture(image, width=width) + 0.15
 
 
-def _summary(paper: Paper, parts: Sequence[Section], without: str) -> None:
-    """The headline figures of each kidney and tumor."""
-    if without:
-        _paragraph(paper, without)
+def _summary(paper: Paper, parts: Sequence[Section], remarks: Sequence[str]) -> None:
+    """What must be known first, and the headline figures of each kidney and tumor."""
+    for remark in remarks:
+        _paragraph(paper, remark)
     for part in parts:
         paper.need(0.76)
         paper.text(part.title, 9.5, fontweight="bold")

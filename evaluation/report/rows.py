@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from renalplan.evaluation.surgery.numbers import Interval, Number
@@ -15,10 +15,12 @@ from renalplan.evaluation.surgery.records import (
     TumorNumbers,
 )
 from renalplan.evaluation.surgery.renal import Renal
-from renalplan.evaluation.surgery.wording import in_unit
+from renalplan.evaluation.surgery.wording import MOST_TUMORS, in_unit
 from renalplan.files import Record
 
-MOST_BRANCHES = 40  # of one kidney's arteries in a table; the JSON file has all
+# of one kidney in a table; the JSON file has all
+MOST_BRANCHES = 40
+MOST_SMALLER = 40  # tumors
 
 VOLUMES = {
     "kidney": "Kidney with lesions",
@@ -114,22 +116,42 @@ class Section:
 
 
 def sections(numbers: SurgeryNumbers) -> Iterator[Section]:
-    """Each kidney from the patient's right to the left, followed by its tumors."""
+    """Each kidney from the patient's right to the left, followed by its largest tumors."""
     for kidney in numbers.kidneys:
         name = f"{kidney.side.capitalize()} kidney"
         yield _kidney(kidney, name)
-        for tumor in kidney.tumors:
+        for tumor in kidney.tumors[:MOST_TUMORS]:
             yield _tumor(tumor, f"{name}, tumor {tumor.number}")
 
 
 def _kidney(kidney: KidneyNumbers, title: str) -> Section:
-    tables = (_table("Volumes", _named(kidney.volumes, VOLUMES)), _arteries(kidney.arteries))
+    tables = [_table("Volumes", _named(kidney.volumes, VOLUMES)), _arteries(kidney.arteries)]
+    if smaller := kidney.tumors[MOST_TUMORS:]:
+        tables.append(_smaller(smaller))
     figures = [_figure("Parenchyma", kidney.volumes.parenchyma)]
     if kidney.volumes.tumor.value:
         figures.append(_figure("Tumors", kidney.volumes.tumor))
     if kidney.volumes.function_share.value is not None:
         figures.append(_figure("Share of function", kidney.volumes.function_share))
-    return Section(title, tuple(figures), tables)
+    return Section(title, tuple(figures), tuple(tables))
+
+
+def _smaller(tumors: Sequence[TumorNumbers]) -> Table:
+    """Tumors without a section of their own, a line each."""
+    rows = tuple(
+        Row(
+            f"Tumor {tumor.number}",
+            (
+                _short(tumor.shape.volume),
+                _short(tumor.shape.diameter),
+                _short(tumor.position.exophytic),
+            ),
+        )
+        for tumor in tumors[:MOST_SMALLER]
+    )
+    shown = f"the largest {MOST_SMALLER} of {len(tumors)}" if len(tumors) > MOST_SMALLER else "all"
+    note = f"Smaller than the {MOST_TUMORS} tumors below: {shown}. The JSON file has all numbers of each."
+    return Table("Smaller tumors", ("volume", "diameter", "outside"), rows, note)
 
 
 def _arteries(arteries: Arteries) -> Table:

@@ -39,7 +39,7 @@ def draw_slices(case: Case, numbers: SurgeryNumbers | None) -> Iterator[Slices]:
     yield Slices("Overview", overlay_bytes(_scene(case, everything)))
     if numbers is None:
         return
-    masks = find_kidneys(case.labels, find_anatomy(case.scheme), case.frame)
+    masks = find_kidneys(case.labels, find_anatomy(case.scheme), case.frame).kidneys
     tumors = [
         (tumor.shape.volume.value or 0.0, place, tumor.number)
         for place, kidney in enumerate(numbers.kidneys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 
 from renalplan.labels import LabelScheme
@@ -12,6 +13,14 @@ CORTEX, MEDULLA = ("cortex",), ("medulla",)
 ARTERY, VEIN, AORTA = ("artery", "arteries"), ("vein",), ("aorta",)
 SINUS = ("sinus",)
 COLLECTING = ("collecting", "pelvis", "calyx", "calyces", "calices")
+# where other organs' structures are labelled too: a tumor of the liver is none of the kidney
+ELSEWHERE = (
+    *("adrenal", "suprarenal", "liver", "hepat", "portal", "lung", "pulmon", "pancrea", "splen"),
+    *("iliac", "mesenteric", "celiac", "coeliac", "carotid", "subclavian", "brachiocephalic"),
+    *("gonadal", "lumbar", "femoral", "colon", "gastric", "bladder", "prostat", "brain", "bone"),
+)
+OF_THE_KIDNEY = ("kidney", "renal")
+SIDES = {"left": ("left", "l"), "right": ("right", "r")}
 
 Values = tuple[int, ...]
 
@@ -31,6 +40,8 @@ class Anatomy:
         aorta: The aorta.
         sinus: Renal sinus.
         collecting: Collecting system: pelvis and calyces; not the ureter.
+        left: Whatever has left in its name.
+        right: Whatever has right in its name.
     """
 
     parenchyma: Values
@@ -43,11 +54,17 @@ class Anatomy:
     aorta: Values
     sinus: Values
     collecting: Values
+    left: Values
+    right: Values
 
     @property
     def named(self) -> dict[str, Values]:
         """Part -> label values, of the parts that there are."""
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        found = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in SIDES
+        }
         return {name: values for name, values in found.items() if values}
 
 
@@ -55,20 +72,24 @@ def find_anatomy(scheme: LabelScheme) -> Anatomy:
     """The anatomy of a scheme; a part that no name tells of is empty."""
     roles = find_roles(scheme)
     sinus, collecting = _named(scheme, SINUS), _named(scheme, COLLECTING)
-    kidney = set(roles.kidney) - sinus - collecting
-    cyst = set(roles.lesion) & _named(scheme, TUMOR_FREE)
-    vessel = set(roles.vessel) - set(roles.trunk)
+    elsewhere = {v for name, of in scheme.foreground.items() if _is_elsewhere(name) for v in of}
+    kidney = set(roles.kidney) - sinus - collecting - elsewhere
+    lesion = set(roles.lesion) - elsewhere
+    cyst = lesion & _named(scheme, TUMOR_FREE)
+    vessel = set(roles.vessel) - set(roles.trunk) - elsewhere
     return Anatomy(
         parenchyma=_values(kidney),
         cortex=_values(kidney & _named(scheme, CORTEX)),
         medulla=_values(kidney & _named(scheme, MEDULLA)),
-        tumor=_values(set(roles.lesion) - cyst),
+        tumor=_values(lesion - cyst),
         cyst=_values(cyst),
         artery=_values(vessel & _named(scheme, ARTERY)),
         vein=_values(vessel & _named(scheme, VEIN)),
         aorta=_values(set(roles.trunk) & _named(scheme, AORTA)),
         sinus=_values(sinus),
         collecting=_values(collecting - sinus),
+        left=_values(_sided(scheme, "left")),
+        right=_values(_sided(scheme, "right")),
     )
 
 
@@ -78,6 +99,28 @@ def _named(scheme: LabelScheme, words: tuple[str, ...]) -> set[int]:
         value
         for name, values in scheme.foreground.items()
         if any(word in name.lower() for word in words)
+        for value in values
+    }
+
+
+def _is_elsewhere(name: str) -> bool:
+    """Whether a name says that a structure is another organ's."""
+    low = name.lower()
+    if not any(word in low for word in ELSEWHERE):
+        return False
+    rest = low.replace("suprarenal", "").replace("adrenal", "")
+    return not any(word in rest for word in OF_THE_KIDNEY)
+
+
+def _sided(scheme: LabelScheme, side: str) -> set[int]:
+    """Values of the structures with a side in their name: left_kidney, KidneyLeft, Kidney_L."""
+    return {
+        value
+        for name, values in scheme.foreground.items()
+        if any(
+            word.lower() in SIDES[side]
+            for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
+        )
         for value in values
     }
 

@@ -184,6 +184,8 @@ class SurgeryNumbers(Record):
         spacing_mm: Voxel size along (z, y, x).
         labels: What was taken for what: part -> label values.
         folds: How many folds' segmentations the `folds` intervals come from.
+        remarks: What must be known before the numbers are trusted: tumors that belong to no kidney, kidneys
+            that the scan cuts off, sides that contradict the labels' names.
         kidneys: From the patient's right to the left.
     """
 
@@ -192,4 +194,5 @@ class SurgeryNumbers(Record):
     spacing_mm: tuple[float, float, float]
     labels: dict[str, tuple[int, ...]]
     folds: int = 0
+    remarks: tuple[str, ...] = ()
     kidneys: tuple[KidneyNumbers, ...]

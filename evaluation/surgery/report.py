@@ -18,6 +18,7 @@ from renalplan.evaluation.surgery.hilum import find_hilum
 from renalplan.evaluation.surgery.kidney import measure_kidney
 from renalplan.evaluation.surgery.numbers import share_of
 from renalplan.evaluation.surgery.records import Arteries, KidneyNumbers, Supply, SurgeryNumbers
+from renalplan.evaluation.surgery.remarks import find_remarks
 from renalplan.evaluation.surgery.resection import MARGINS_MM
 from renalplan.evaluation.surgery.sides import KidneyMasks, find_kidneys
 from renalplan.evaluation.surgery.supply import why_no_arteries
@@ -75,23 +76,24 @@ def surgery_numbers(
             "parenchyma, cortex or medulla in dataset.json."
         )
     found = find_kidneys(labels, anatomy, frame)
-    if not found:
+    if not found.kidneys:
         raise DatasetError(
             f"the segmentation {case} has no kidney tissue (labels {list(anatomy.parenchyma)}); "
             "there is nothing to measure."
         )
-    kidneys = _measure(found, chosen, arteries=True, error_bars=error_bars)
-    others = [_measure_fold(find_kidneys(fold, anatomy, frame), chosen) for fold in folds]
+    kidneys = _measure(found.kidneys, chosen, arteries=True, error_bars=error_bars)
+    others = [_measure_fold(find_kidneys(fold, anatomy, frame).kidneys, chosen) for fold in folds]
     if folds:
         kidneys = [
             _with_folds(numbers, masks, others)
-            for numbers, masks in zip(kidneys, found, strict=True)
+            for numbers, masks in zip(kidneys, found.kidneys, strict=True)
         ]
     return SurgeryNumbers(
         case=case,
         spacing_mm=frame.spacing,
         labels=anatomy.named,
         folds=len(folds),
+        remarks=tuple(find_remarks(found, [one.side for one in kidneys])),
         kidneys=tuple(kidneys),
     )
 
@@ -205,9 +207,9 @@ def read_folds(
 
 
 def _measure(
-    found: list[KidneyMasks], margins: tuple[float, ...], *, arteries: bool, error_bars: bool
+    found: Sequence[KidneyMasks], margins: tuple[float, ...], *, arteries: bool, error_bars: bool
 ) -> list[KidneyNumbers]:
-    sides = _sides(found)
+    sides = _sides(found) if found else []
     result: list[KidneyNumbers] = []
     varied: list[list[KidneyNumbers]] = []
     for masks, side in zip(found, sides, strict=True):
@@ -225,10 +227,12 @@ def _measure(
     return _with_function(result)
 
 
-def _sides(found: list[KidneyMasks]) -> list[tuple[str, str]]:
+def _sides(found: Sequence[KidneyMasks]) -> list[tuple[str, str]]:
     """Side of each kidney and what tells it; they come from the patient's right to the left."""
     if len(found) == 2:
         return [("right", "the other kidney"), ("left", "the other kidney")]
+    if found[0].named:
+        return [(found[0].named, "the name of its label")]
     hilum = find_hilum(found[0].organ, found[0].frame)
     if hilum is None:
         return [("unknown", "")]
@@ -254,7 +258,7 @@ def _with_function(kidneys: list[KidneyNumbers]) -> list[KidneyNumbers]:
     ]
 
 
-def _measure_fold(found: list[KidneyMasks], margins: tuple[float, ...]) -> Measured:
+def _measure_fold(found: Sequence[KidneyMasks], margins: tuple[float, ...]) -> Measured:
     numbers = _measure(found, margins, arteries=False, error_bars=False)
     return list(zip(found, numbers, strict=True))
 

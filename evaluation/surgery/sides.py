@@ -1,12 +1,11 @@
 """A whole scan's label map -> one set of masks for each kidney.
 
-Kidneys are told apart as everywhere (`renalplan.kidneys`): the large components, or the halves of a
-single one that lies across the midplane of a scan as wide as a body. Whatever does not hang on either goes to the nearer one:
-lesions by component, vessels voxel by voxel.
+`owners` says which kidney tissue and lesions belong to; vessels go to the nearer kidney voxel by voxel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import edt
@@ -14,16 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from renalplan.evaluation.surgery.anatomy import Anatomy
-from renalplan.evaluation.surgery.frame import Frame
-from renalplan.geometry import Box, Spacing, box_slices, grow_box, margin_voxels, mask_box
-from renalplan.kidneys import NORMAL, THRESHOLD_ML
+from renalplan.evaluation.surgery.frame import Frame, Point
+from renalplan.evaluation.surgery.owners import Owners, find_owners
+from renalplan.geometry import Box, Shape, Spacing, box_slices, grow_box, margin_voxels, mask_box
 from renalplan.pieces import number_pieces
-from renalplan.regions import find_pieces
 
 VESSEL_REACH_MM = 120.0  # arteries and veins further from a kidney are not its own
 MARGIN_MM = 8.0  # around all masks: room to let them grow
 LEAST_TUMOR_ML = 0.05
 BODY_MM = 220.0
+CUT_MM2 = 50.0  # of a kidney on the scan's border: there it goes on beyond
+BORDERS = (
+    ("lower", "upper"),
+    ("front", "back"),
+    ("right", "left"),
+)  # of the canonical array's axes
 
 Mask = NDArray[np.bool_]
 
@@ -47,6 +51,9 @@ class KidneyMasks:
         aorta: Aorta, of both sides.
         sinus: Renal sinus.
         collecting: Collecting system.
+        parts: Of how many large pieces the kidney consists.
+        cut_off: The scan's borders (`BORDERS`) that cut off the kidney or its tumors.
+        named: `left` or `right` if the names of its labels say so, else empty.
     """
 
     frame: Frame
@@ -61,6 +68,9 @@ class KidneyMasks:
     aorta: Mask | None
     sinus: Mask | None
     collecting: Mask | None
+    parts: int
+    cut_off: tuple[str, ...]
+    named: str
 
     @property
     def organ(self) -> Mask:
@@ -83,66 +93,94 @@ class KidneyMasks:
         return 0 if self.tumors is None else int(self.tumors.max(initial=0))
 
 
-def find_kidneys(labels: NDArray, anatomy: Anatomy, frame: Frame) -> list[KidneyMasks]:
-    """Cut a label map into its kidneys, in order of position from the patient's right to the left.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Found:
+    """The kidneys of a scan, and what belongs to none.
+
+    Attributes:
+        kidneys: One or two, from the patient's right to the left; none without kidney tissue.
+        joined: Whether they hang together and were cut apart.
+        apart_ml: Volumes of the pieces of tissue and lesions far from both, the largest first.
+        apart_mm: LPS place of the largest of them.
+    """
+
+    kidneys: tuple[KidneyMasks, ...] = ()
+    joined: bool = False
+    apart_ml: tuple[float, ...] = ()
+    apart_mm: Point | None = None
+
+
+def find_kidneys(labels: NDArray, anatomy: Anatomy, frame: Frame) -> Found:
+    """Cut a label map into its kidneys.
 
     Args:
         labels: Canonical (z, y, x) label values.
         anatomy: What the values are.
         frame: Where the array lies in the patient.
-
-    Returns:
-        One for each kidney (one or two); empty if there is no parenchyma.
     """
     box = mask_box(labels > 0)
     if box is None:
-        return []
+        return Found()
     box = grow_box(box, margin_voxels(MARGIN_MM, frame.spacing), labels.shape)
-    frame = frame.cut(box)
+    whole, frame = labels.shape, frame.cut(box)
     # a scan of one kidney alone has its middle in the kidney
-    whole_body = labels.shape[2] * frame.spacing[2] >= BODY_MM
-    midplane = labels.shape[2] // 2 - box[2][0] if whole_body else None
+    whole_body = whole[2] * frame.spacing[2] >= BODY_MM
+    midplane = whole[2] // 2 - box[2][0] if whole_body else None
     labels = labels[box_slices(box)]
-    organ = np.isin(labels, (*anatomy.parenchyma, *anatomy.tumor, *anatomy.cyst))
-    owner, count = _owners(organ, frame.spacing, midplane)
-    if not count or not np.isin(labels, anatomy.parenchyma).any():
-        return []
-    found = [_cut_out(labels, anatomy, frame, owner, number) for number in range(1, count + 1)]
-    kept = [masks for masks in found if masks is not None]
-    return sorted(kept, key=lambda masks: float(masks.centre[0]))
+    parenchyma = np.isin(labels, anatomy.parenchyma)
+    owners = find_owners(
+        parenchyma, np.isin(labels, (*anatomy.tumor, *anatomy.cyst)), frame.spacing, midplane
+    )
+    if owners is None:
+        return Found()
+    kidneys = []
+    for number in range(1, len(owners.parts) + 1):
+        cut_off = tuple(_cut_off(owners.numbers == number, box, whole, frame.spacing))
+        kidneys.append(_cut_out(labels, anatomy, frame, owners, number, cut_off))
+    return Found(
+        kidneys=tuple(sorted(kidneys, key=lambda masks: float(masks.centre[0]))),
+        joined=owners.joined,
+        apart_ml=tuple(piece.ml for piece in owners.apart),
+        apart_mm=frame.point(np.multiply(owners.apart[0].centre, frame.spacing))
+        if owners.apart
+        else None,
+    )
 
 
-def _owners(organ: Mask, spacing: Spacing, midplane: int | None) -> tuple[NDArray[np.uint8], int]:
-    """For each organ voxel the number of its kidney, from 1; and how many kidneys there are."""
-    pieces = find_pieces(organ, spacing, 0.0)
-    parts = number_pieces(organ)
-    order = sorted(range(len(pieces)), key=lambda i: -pieces[i].ml)
-    large = [i for i in order if pieces[i].ml > THRESHOLD_ML][:NORMAL] or order[:1]
-    if not large:
-        return np.zeros(organ.shape, np.uint8), 0
-    centres = np.array([pieces[i].centre for i in large]) * spacing
-    numbers = np.zeros(len(pieces) + 1, np.uint8)
-    for i, piece in enumerate(pieces):
-        away = np.linalg.norm(centres - np.multiply(piece.centre, spacing), axis=1)
-        numbers[i + 1] = large.index(i) + 1 if i in large else int(away.argmin()) + 1
-    owner: NDArray[np.uint8] = numbers[parts]
-    if len(large) == 1 and midplane is not None and 0 < midplane < organ.shape[2]:
-        voxel_ml = float(np.prod(spacing)) / 1000
-        halves = (organ[:, :, :midplane].sum() * voxel_ml, organ[:, :, midplane:].sum() * voxel_ml)
-        if min(halves) > THRESHOLD_ML:
-            owner[:, :, midplane:] *= 2
-            return owner, 2
-    return owner, len(large)
+def _cut_off(own: Mask, box: Box, whole: Shape, spacing: Spacing) -> Iterator[str]:
+    """The borders of a scan of shape `whole`, of which `box` is cut out, that cut through a mask."""
+    for axis, (names, (low, high)) in enumerate(zip(BORDERS, box, strict=True)):
+        face = float(np.prod(spacing)) / spacing[axis]
+        for name, place, at_border in (
+            (names[0], 0, low == 0),
+            (names[1], -1, high == whole[axis]),
+        ):
+            if at_border and np.count_nonzero(own.take(place, axis)) * face >= CUT_MM2:
+                yield name
+
+
+def _named_side(values: NDArray, anatomy: Anatomy) -> str:
+    """The side that most of a kidney's voxels are named by."""
+    counts = {
+        side: np.count_nonzero(np.isin(values, named))
+        for side, named in (("left", anatomy.left), ("right", anatomy.right))
+    }
+    most = max(counts, key=lambda side: counts[side])
+    return most if 2 * counts[most] > len(values) else ""
 
 
 def _cut_out(
-    labels: NDArray, anatomy: Anatomy, frame: Frame, owner: NDArray[np.uint8], number: int
-) -> KidneyMasks | None:
+    labels: NDArray,
+    anatomy: Anatomy,
+    frame: Frame,
+    owners: Owners,
+    number: int,
+    cut_off: tuple[str, ...],
+) -> KidneyMasks:
+    owner = owners.numbers
     own = owner == number
-    inner = mask_box(own & np.isin(labels, anatomy.parenchyma))
     near = mask_box(own)
-    if inner is None or near is None:
-        return None
+    assert near is not None  # a kidney has tissue
     margin = margin_voxels(VESSEL_REACH_MM, frame.spacing)
     area = grow_box(near, margin, labels.shape)
     part, mine = labels[box_slices(area)], own[box_slices(area)]
@@ -168,6 +206,9 @@ def _cut_out(
         centre=centre,
         parenchyma=parenchyma,
         tumors=None if tumor is None else number_tumors(tumor, place),
+        parts=owners.parts[number - 1],
+        cut_off=cut_off,
+        named=_named_side(part[mine & around["parenchyma"]], anatomy),
         **{name: cut.get(name) for name in others},
     )
 

@@ -7,14 +7,21 @@ from collections.abc import Iterator
 from renalplan.evaluation.surgery.numbers import MM2, POINTS, RATIO, SHARE, Number
 from renalplan.evaluation.surgery.records import KidneyNumbers, SurgeryNumbers, TumorNumbers
 
+MOST_TUMORS = (
+    8  # of one kidney that are told in full: a bad segmentation has hundreds; the JSON file has all
+)
+
 
 def sentences(numbers: SurgeryNumbers) -> Iterator[str]:
     """One line for the notice, then some for each kidney and tumor."""
     yield numbers.notice
+    yield from numbers.remarks
     for kidney in numbers.kidneys:
         yield from _kidney(kidney)
-        for tumor in kidney.tumors:
+        for tumor in kidney.tumors[:MOST_TUMORS]:
             yield from _tumor(tumor)
+        if (smaller := len(kidney.tumors) - MOST_TUMORS) > 0:
+            yield f"  smaller tumors, told in the file alone: {smaller}"
 
 
 def in_words(number: Number) -> str:

@@ -171,6 +171,22 @@ def test_without_a_kidney_there_is_a_page_without_numbers(
     assert report.without_numbers in Page((tmp_path / "out" / "arteries.html").read_text()).text
 
 
+def test_a_tumor_in_no_number_is_told_on_the_page(
+    patient: Callable[..., tuple[Path, Path]], tmp_path: Path
+) -> None:
+    image, segmentation = patient(tmp_path, "swallowed")
+    volume = read_volume(segmentation, labels=True)
+    labels = volume.array[0].copy()
+    left_kidney = labels[:, :, labels.shape[2] // 2 :] == 1
+    labels[:, :, labels.shape[2] // 2 :][left_kidney] = 0
+    write_volume(segmentation, labels, volume.grid)
+    report = patient_report(image, segmentation, tmp_path / "out", error_bars=False)
+    assert report.numbers is not None
+    (remark,) = report.numbers.remarks
+    assert "62, -8, 6 mm LPS" in remark
+    assert remark in Page((tmp_path / "out" / "swallowed.html").read_text()).text
+
+
 def test_what_is_refused(made, shapes: SimpleNamespace, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     def refused(error: type[Exception], match: str, **given: Any) -> None:
         arguments = {"image": made.image, "segmentation": made.segmentation, "out": tmp_path / "o"}

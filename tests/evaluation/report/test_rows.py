@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from renalplan.evaluation.report.rows import MOST_BRANCHES, Section, Table, sections
+from renalplan.evaluation.report.rows import (
+    MOST_BRANCHES,
+    MOST_SMALLER,
+    Section,
+    Table,
+    sections,
+)
 from renalplan.evaluation.surgery.breaks import Break, Contact
 from renalplan.evaluation.surgery.numbers import ML, MM, SHARE, Number, measured, needs
 from renalplan.evaluation.surgery.padua import Padua
@@ -24,6 +30,7 @@ from renalplan.evaluation.surgery.records import (
 from renalplan.evaluation.surgery.renal import Renal
 from renalplan.evaluation.surgery.resection import Resection
 from renalplan.evaluation.surgery.shape import Shape
+from renalplan.evaluation.surgery.wording import MOST_TUMORS, sentences
 from renalplan.files import Record
 
 HERE = (0.0, 0.0, 0.0)
@@ -64,14 +71,16 @@ def tumor(supply: Supply, **values: Any) -> TumorNumbers:
     )
 
 
-def shown(arteries: Arteries, *tumors: TumorNumbers) -> list[Section]:
+def numbers(arteries: Arteries, *tumors: TumorNumbers) -> SurgeryNumbers:
     kidney = KidneyNumbers(
         side="left", side_from="the spine", volumes=filled(Volumes), polar_lines_mm=None,
         tumors=tumors, arteries=arteries,
     )  # fmt: skip
-    return list(
-        sections(SurgeryNumbers(case="a", spacing_mm=(1, 1, 1), labels={}, kidneys=(kidney,)))
-    )
+    return SurgeryNumbers(case="a", spacing_mm=(1, 1, 1), labels={}, kidneys=(kidney,))
+
+
+def shown(arteries: Arteries, *tumors: TumorNumbers) -> list[Section]:
+    return list(sections(numbers(arteries, *tumors)))
 
 
 def table(section: Section, title: str) -> Table:
@@ -113,6 +122,26 @@ def test_of_a_dense_tree_the_rest_is_in_the_file() -> None:
     assert found.note.endswith(
         f"The first {MOST_BRANCHES} branches are shown, the JSON file has all."
     )
+
+
+@pytest.mark.parametrize("smaller", [0, 1, MOST_SMALLER + 3])
+def test_of_hundreds_of_specks_the_largest_have_a_section(smaller: int) -> None:
+    one = tumor(Supply(margin_mm=5))
+    tumors = [one.model_copy(update={"number": n + 1}) for n in range(MOST_TUMORS + smaller)]
+    kidney, *others = shown(Arteries(), *tumors)
+    assert len(others) == MOST_TUMORS
+    printed = list(sentences(numbers(Arteries(), *tumors)))
+    assert sum("R.E.N.A.L." in line for line in printed) == MOST_TUMORS
+    last = f"  smaller tumors, told in the file alone: {smaller}"
+    assert (printed[-1] == last) == bool(smaller)
+    if not smaller:
+        assert "Smaller tumors" not in [one.title for one in kidney.tables]
+        return
+    found = table(kidney, "Smaller tumors")
+    assert found.heads == ("volume", "diameter", "outside")
+    assert found.rows[0].name == f"Tumor {MOST_TUMORS + 1}"
+    assert len(found.rows) == min(smaller, MOST_SMALLER)
+    assert (f"of {smaller}" in found.note) == (smaller > MOST_SMALLER)
 
 
 @pytest.mark.parametrize("unknown", [True, False])

@@ -38,7 +38,7 @@ def draw_tree(drawing, broken: bool = False) -> None:  # type: ignore[no-untyped
 def masks_of(drawing, scheme, spacing=(1.0, 0.8, 0.8), turned=None) -> KidneyMasks:  # type: ignore[no-untyped-def]
     labels, grid = drawing.scan(LOW, HIGH, spacing, turned)
     labels = np.ascontiguousarray(Orientation.of(grid).apply(labels))
-    return find_kidneys(labels, find_anatomy(scheme), Frame.of(grid))[0]
+    return find_kidneys(labels, find_anatomy(scheme), Frame.of(grid)).kidneys[0]
 
 
 def tree_of(masks: KidneyMasks) -> ArteryTree:
