@@ -22,6 +22,7 @@ from renalplan.locks import release_all
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE_SECONDS = 1.5  # for closing what is open
+MOMENT_SECONDS = 0.3  # in which a signal to a whole group has reached all of it
 FORKED_STATUS = 128 + signal.SIGTERM
 _telling: set[int] = set()  # descriptors that signals are told to
 _masks: dict[int, set[int | signal.Signals]] = {}  # a thread's, while it forks
@@ -61,6 +62,7 @@ class Interruption:
         self._say = say
         self._owner = os.getpid()
         self._closed = threading.Event()
+        self._told = threading.Event()
 
     def take(self, number: int, _: FrameType | None) -> None:
         """The signals' handler.
@@ -89,11 +91,20 @@ class Interruption:
                 ours = self.number is not None or signal.getsignal(number) == self.take
                 if number not in SIGNALS or not ours:  # a training with a budget has other plans
                     continue
+                self._told.set()
                 if not self._closed.wait(GRACE_SECONDS):
                     self._say(number)
                     remove_unfinished()
                     release_all()
                     os._exit(128 + number)
+
+    def is_expected(self) -> bool:
+        """Whether a thread that fails does so because all are to end.
+
+        `timeout`, SLURM and systemd signal a whole group: a library's thread that serves data workers may
+        miss them before this process has taken its own signal.
+        """
+        return self._told.wait(MOMENT_SECONDS)
 
     def close(self) -> None:
         """The process has ended what it did."""
@@ -125,6 +136,8 @@ def listening(say: Callable[[int], None], *, to_the_end: bool) -> Iterator[Inter
     threading.Thread(target=interruption.watch, args=(hears,), daemon=True).start()
     hook = sys.unraisablehook
     sys.unraisablehook = silent_about(Interrupted, hook)
+    threads_hook = threading.excepthook
+    threading.excepthook = lambda lost: None if interruption.is_expected() else threads_hook(lost)
     try:
         yield interruption
     finally:
@@ -132,7 +145,7 @@ def listening(say: Callable[[int], None], *, to_the_end: bool) -> Iterator[Inter
             interruption.close()
             for number, handler in before.items():
                 signal.signal(number, handler)
-            sys.unraisablehook = hook
+            sys.unraisablehook, threading.excepthook = hook, threads_hook
             signal.set_wakeup_fd(woken)
             _telling.discard(tells.fileno())
             tells.close()  # which ends the thread

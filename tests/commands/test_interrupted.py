@@ -78,13 +78,16 @@ def end(family: list[psutil.Process]) -> None:
         pytest.param(
             TRAIN, MODEL / "fold_1/whole/checkpoint.pt", signal.SIGINT, True, id="train, Ctrl-C"
         ),
+        pytest.param(
+            TRAIN, MODEL / "fold_1/whole/checkpoint.pt", signal.SIGTERM, True, id="train, timeout"
+        ),
         pytest.param(PREDICT, Path("out/case_001.nii.gz"), signal.SIGTERM, False, id="predict"),
     ],
 )
 def test_a_command_ends_in_good_order(
     here: Path, run: Run, line: str, begun: Path, number: signal.Signals, group: bool
 ) -> None:
-    """Ctrl-C goes to every process of the group."""
+    """Ctrl-C goes to every process of the group, and so does the SIGTERM of `timeout` and SLURM."""
     if line == PREDICT:
         copies(here, "imagesTs", "scans", 40)
     status, err, family = interrupted(line, here / begun, number, group=group)
