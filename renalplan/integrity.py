@@ -7,7 +7,7 @@ from pathlib import Path
 
 from renalplan.boxes import BOXES, outside
 from renalplan.dataset import UNLABELLED, Case, Dataset, find_images
-from renalplan.errors import DatasetError, RenalplanError
+from renalplan.errors import DatasetError, PlanError, RenalplanError
 from renalplan.executors import open_executor
 from renalplan.geometry import Grid
 from renalplan.images import image_ending, read_grid, read_volume
@@ -47,7 +47,8 @@ def check_dataset(
     found: dict[str, list[str]] = {}
     seen = (dataset.folder / "dataset.json", *(image for c in cases[:1] for image in c.images))
     with open_executor(workers, dask, cases=len(cases), reads=seen) as executor:
-        for case, result in map_cases(check_case, cases, dataset.scheme, executor=executor):
+        units = in_hounsfield(dataset)
+        for case, result in map_cases(check_case, cases, dataset.scheme, units, executor=executor):
             found[case.id] = (
                 [str(of_case(case.id, result))] if isinstance(result, RenalplanError) else result
             )
@@ -160,10 +161,29 @@ def _unlabelled(dataset: Dataset, labelled: set[str]) -> tuple[list[str], list[C
     return problems, cases
 
 
-def check_case(case: Case, scheme: LabelScheme) -> list[str]:
-    """Read one case's files whole and list what is wrong with them."""
+def in_hounsfield(dataset: Dataset) -> tuple[bool, ...]:
+    """Which channels are CT by their names."""
+    from renalplan.planners.channels import normalisation
+
+    found = []
+    for name in dataset.description.channels:
+        try:
+            found.append(normalisation(name)[0] == "ct")
+        except PlanError:  # planning says so
+            found.append(False)
+    return tuple(found)
+
+
+def check_case(case: Case, scheme: LabelScheme, units: tuple[bool, ...] = ()) -> list[str]:
+    """Read one case's files whole and list what is wrong with them.
+
+    Args:
+        case: Its files.
+        scheme: What its labels may be.
+        units: Which channels hold HU.
+    """
     problems, grids = _grid_problems(case)
-    for path in case.images:
+    for channel, path in enumerate(case.images):
         if path not in grids:
             continue
         try:
@@ -174,6 +194,11 @@ def check_case(case: Case, scheme: LabelScheme) -> list[str]:
         low, high = float(volume.array.min()), float(volume.array.max())
         if low == high:
             problems.append(f"{path} is empty: every voxel is {low:g}.")
+        elif low >= 0 and channel < len(units) and units[channel]:
+            problems.append(
+                f"{path} is CT without a value below 0 HU (air is -1000, fat -100): it is {low:g} to "
+                f"{high:g}; add the rescale intercept, which is mostly -1024."
+            )
     if case.label is not None and case.label in grids:
         try:
             labels = read_volume(case.label, labels=True).array[0]

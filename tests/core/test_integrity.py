@@ -154,3 +154,16 @@ def test_unlabelled_images_are_looked_at_too(
         assert all(word in line for word in words)
     with pytest.raises(DatasetError, match=r"extra\.nii\.gz is not used"):
         quick_check(Dataset.open(folder))
+
+
+@pytest.mark.parametrize(("channel", "lines"), [("CT_arterial", 1), ("MRI", 0), ("who knows", 0)])
+def test_a_ct_whose_intercept_was_forgotten_is_named(
+    make_dataset: Callable[..., Path], write: Callable[..., Path], channel: str, lines: int
+) -> None:
+    folder = make_dataset(cases=["good", "high"], channel_names={"0": channel})
+    path = folder / "imagesTr" / "high_0000.nii.gz"
+    write(path, np.clip(read_volume(path).array[0], -1024, None) + 1024)
+    found = check_dataset(Dataset.open(folder))
+    assert len(found) == lines
+    if lines:
+        assert f"{path} is CT without a value below 0 HU" in found[0]
