@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
@@ -24,6 +24,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE_SECONDS = 1.5  # for closing what is open
 MOMENT_SECONDS = 0.3  # in which a signal to a whole group has reached all of it
 FORKED_STATUS = 128 + signal.SIGTERM
+_listening: list[Interruption] = []
 _telling: set[int] = set()  # descriptors that signals are told to
 _masks: dict[int, set[int | signal.Signals]] = {}  # a thread's, while it forks
 
@@ -61,6 +62,8 @@ class Interruption:
         self.number: int | None = None
         self._say = say
         self._owner = os.getpid()
+        self._finishing = False
+        self._waiting: int | None = None
         self._closed = threading.Event()
         self._told = threading.Event()
 
@@ -74,10 +77,24 @@ class Interruption:
             if number == signal.SIGTERM:
                 os._exit(FORKED_STATUS)
             return
+        if self._finishing:
+            self._waiting = number
+            return
         for other in SIGNALS:  # once more ends it at once
             signal.signal(other, signal.SIG_DFL)
         self.number = number
         raise Interrupted(number)
+
+    @contextmanager
+    def finishing(self) -> Iterator[None]:
+        """See `finishing_first`."""
+        self._finishing = True
+        try:
+            yield
+        finally:
+            self._finishing = False
+        if self._waiting is not None:
+            self.take(self._waiting, None)
 
     def watch(self, wakes: socket.socket) -> None:
         """End the process if it does not end by itself after a signal; what a thread does.
@@ -124,6 +141,7 @@ def listening(say: Callable[[int], None], *, to_the_end: bool) -> Iterator[Inter
     if threading.current_thread() is not threading.main_thread():
         yield interruption
         return
+    _listening.append(interruption)
     hears, tells = socket.socketpair()
     tells.setblocking(False)
     _telling.add(tells.fileno())
@@ -143,12 +161,24 @@ def listening(say: Callable[[int], None], *, to_the_end: bool) -> Iterator[Inter
     finally:
         if not (to_the_end and interruption.number is not None):
             interruption.close()
+            _listening.remove(interruption)
             for number, handler in before.items():
                 signal.signal(number, handler)
             sys.unraisablehook, threading.excepthook = hook, threads_hook
             signal.set_wakeup_fd(woken)
             _telling.discard(tells.fileno())
             tells.close()  # which ends the thread
+
+
+def finishing_first() -> AbstractContextManager[None]:
+    """A signal that comes while the block runs is raised at its end.
+
+    For libraries that call Python from C++: some end the process with SIGABRT if that raises. A block of more
+    than `GRACE_SECONDS` is ended by force, as everything is.
+    """
+    if not _listening or threading.current_thread() is not threading.main_thread():
+        return nullcontext()
+    return _listening[-1].finishing()
 
 
 def silent_about(kind: type[BaseException], hook: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import sys
 import warnings
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from renalplan.errors import RenalplanError
 from renalplan.files import atomic_folder, content_hash, remove_leftovers, value_hash
 from renalplan.geometry import Shape
 from renalplan.inference.engines.engine import Engine
+from renalplan.interruption import finishing_first
 from renalplan.locks import hold
 from renalplan.parallel import usable_cores
 
@@ -102,19 +105,27 @@ class OpenVinoEngine(Engine):
         self._request, self._batch = compiled.create_infer_request(), shape[0]
 
 
-@lru_cache(maxsize=1)
-def _core() -> ov.Core:
+def openvino() -> ModuleType:
+    """OpenVINO, without the package by which it tells its makers what it is used for.
+
+    It would send a message over the network at every import and conversion, and ask nobody.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino as ov
 
-    return ov.Core()
+    return ov
+
+
+@lru_cache(maxsize=1)
+def _core() -> ov.Core:
+    return openvino().Core()
 
 
 def _converted(network: nn.Module, channels: int, patch: Shape, weights: Path | None) -> ov.Model:
     """From the folder beside the weights, or made now and put there."""
     if weights is None:
         return _convert(network, channels, patch)
-    import openvino as ov
-
+    ov = openvino()
     key = value_hash(
         [ov.__version__, torch.__version__, content_hash(weights), str(network), channels, patch]
     )
@@ -165,8 +176,7 @@ def _smaller(patch: Shape) -> tuple[Shape, Shape]:
 
 
 def _trace(module: nn.Module, channels: int, traced: Shape, compared: Shape) -> ov.Model:
-    import openvino as ov
-
+    ov = openvino()
     generator = torch.Generator().manual_seed(0)
     example, other = (
         torch.randn(1, channels, *size, generator=generator) for size in (traced, compared)
@@ -174,9 +184,10 @@ def _trace(module: nn.Module, channels: int, traced: Shape, compared: Shape) -> 
     try:
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the tracer, about shapes that never change
-            model = ov.convert_model(
-                module, example_input=example, input=[-1, channels, *(-1 for _ in traced)]
-            )
+            with finishing_first():
+                model = ov.convert_model(
+                    module, example_input=example, input=[-1, channels, *(-1 for _ in traced)]
+                )
             expected = module(other)
             trial = model.clone()
             trial.reshape(list(other.shape))

@@ -48,6 +48,15 @@ DOES = {
                 time.sleep(60)
         Slow()
         time.sleep(60)""",
+    "finishes something first": """
+        from renalplan.interruption import finishing_first
+        with finishing_first():
+            time.sleep(0.5)
+        time.sleep(60)""",
+    "finishes nothing": """
+        from renalplan.interruption import finishing_first
+        with finishing_first():
+            time.sleep(60)""",
     "makes something else of it": """
         try:
             time.sleep(60)
@@ -100,6 +109,26 @@ SWALLOWS_AND_SAYS_SO = """
         except BaseException:
             print("swallowed", flush=True)
             time.sleep(60)"""
+
+
+FINISHES = """
+        from renalplan.interruption import finishing_first
+        try:
+            with finishing_first():
+                time.sleep(0.5)
+                print("whole", flush=True)
+        finally:
+            print("raised", flush=True)
+        print("went on", flush=True)"""
+
+
+def test_what_cannot_be_broken_off_is_finished_first(tmp_path: Path) -> None:
+    with running(FINISHES, tmp_path) as child:
+        child.send_signal(signal.SIGTERM)
+        out, err = child.communicate(timeout=30)
+    assert out == "whole\nraised\n"
+    assert child.returncode == 143
+    assert err == "renalplan_work: SIGTERM: interrupted; the same command continues.\n"
 
 
 def test_once_more_ends_it_at_once(tmp_path: Path) -> None:

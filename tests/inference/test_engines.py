@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -205,6 +208,24 @@ def test_a_model_folder_that_cannot_be_written_is_no_obstacle(
     patches = torch.randn(1, 1, *PATCH)
     assert OpenVinoEngine(network, 1, PATCH, weights=weights)(patches).shape == (1, 3, *PATCH)
     assert not (tmp_path / FOLDER).exists()
+
+
+QUIETLY = """
+import sys
+import torch
+from renalplan.inference.engines.openvino_engine import OpenVinoEngine
+OpenVinoEngine(torch.nn.Conv3d(1, 2, 3, padding=1).eval(), 1, (8, 8, 8))
+print([name for name in sys.modules if name.startswith("openvino_telemetry.")])
+"""
+
+
+def test_openvino_tells_nobody_what_it_is_used_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert version("openvino-telemetry")  # it is installed with OpenVINO
+    monkeypatch.delenv("PYTHONPATH")
+    ran = subprocess.run(
+        [sys.executable, "-c", QUIETLY], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == "[]\n"
 
 
 def test_auto_is_openvino_on_a_cpu_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
