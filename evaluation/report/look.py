@@ -22,9 +22,9 @@ _BY_WORD = (
     ("calyces", "#b48be8", 1.0),
     ("ureter", "#9a6fd6", 1.0),
     ("medulla", "#b0604a", 0.6),
-    ("cortex", "#e0a185", 0.4),
-    ("parenchyma", "#e0a185", 0.4),
-    ("kidney", "#e0a185", 0.4),
+    ("cortex", "#f0b79c", 0.55),
+    ("parenchyma", "#f0b79c", 0.55),
+    ("kidney", "#f0b79c", 0.55),
 )
 _LESION = ("#ffd23f", 1.0)
 

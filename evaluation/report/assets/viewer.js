@@ -3,7 +3,7 @@
 (async () => {
   const box = document.getElementById("viewer");
   const scene = JSON.parse(document.getElementById("scene").textContent);
-  const ground = [0.078, 0.09, 0.102, 1];
+  const ground = [0.24, 0.27, 0.3, 1];
   const shown = scene.structures.map(() => true);
   const calm = { backColor: ground, dragAndDropEnabled: false, logLevel: "error", loadingText: "" };
   const rgb = (colour) => [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
