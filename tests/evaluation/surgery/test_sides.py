@@ -147,3 +147,11 @@ def test_other_organs_are_no_part_of_a_kidney() -> None:
         "vein": (4,),
         "aorta": (6,),
     }
+
+
+@pytest.mark.parametrize(("semi", "told"), [((40, 42, 60), False), ((46, 46, 60), True)])
+def test_what_is_too_large_for_a_kidney_is_told(drawing, scheme, semi, told) -> None:  # type: ignore[no-untyped-def]
+    drawing.ellipsoid("kidney", (-60, 0, 0), semi)  # 422 and 532 ml
+    drawing.ellipsoid("kidney", (60, 0, 0), KIDNEY)
+    remarks = measure(drawing, scheme, (-120.0, -60.0, -70.0), (120.0, 60.0, 70.0)).remarks
+    assert [remark.startswith("The right kidney has 53") for remark in remarks] == [True] * told
