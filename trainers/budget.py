@@ -291,8 +291,8 @@ class FoldBudget:
         raise UsageError(
             f"--budget: fold {task.fold_name} has {duration_text(self.seconds)} and needs at least "
             f"{duration_text(needed * 1.05 + 1)}: {USEFUL_STEPS} steps of {step_s:.2g} s for its "
-            f"{what}{held_out}, and what is used already. Give more time, or train a smaller "
-            "network."
+            f"{what}{held_out}, and what is used already. Give more time, train a smaller "
+            "network, or begin when the machine is less busy."
         )
 
     def _announce(self, schedule: TimedSchedule, task: TrainingTask) -> None:
