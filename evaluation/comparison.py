@@ -24,6 +24,7 @@ from renalplan.evaluation.runs import Run, has_column, read_runs
 from renalplan.evaluation.stability import rank_stability
 from renalplan.files import write_json, write_text
 from renalplan.locks import hold_files
+from renalplan.outputs import require_own
 
 COMPARE_JSON, COMPARE_PAGE = "compare.json", "compare.html"
 METRICS = ("dice", "surface_dice", "hd95_mm")
@@ -49,8 +50,8 @@ def compare_runs(
             for all the others, so name few.
 
     Raises:
-        UsageError: runs that cannot be compared, a metric that there is not, or another run compares into
-            `out`.
+        UsageError: runs that cannot be compared, a metric that there is not, another run compares into
+            `out`, or somebody else's files there have these names.
         DatasetError: a table is damaged.
     """
     for metric in metrics:
@@ -58,15 +59,17 @@ def compare_runs(
             raise UsageError(
                 f"--metrics {metric}: name each once, of {', '.join((*SCORES, *DISTANCES))}."
             )
+    files = () if out is None else (Path(out) / COMPARE_JSON, Path(out) / COMPARE_PAGE)
+    if files:
+        require_own(files[0], Comparison, *files[1:])
     runs = read_runs([Path(path) for path in paths])
     for metric in metrics:
         if not any(has_column(structure, metric) for structure in runs[0].structures):
             raise UsageError(
                 f"--metrics {metric}: none of {', '.join(runs[0].structures)} has it; leave it out."
             )
-    if out is None:
+    if not files:
         return Compared(comparison=_compare(runs, metrics))
-    files = (Path(out) / COMPARE_JSON, Path(out) / COMPARE_PAGE)
     with hold_files(*files, advice=", or choose another folder"):
         comparison = _compare(runs, metrics)
         write_json(files[0], comparison)

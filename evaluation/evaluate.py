@@ -26,9 +26,10 @@ from renalplan.evaluation.summary import summary_page
 from renalplan.evaluation.tables import PER_CASE, write_table
 from renalplan.evaluation.tolerance import parse_tolerance
 from renalplan.executors import open_executor
-from renalplan.files import remove_leftovers, write_json, write_pieces
+from renalplan.files import real_path, remove_leftovers, write_json, write_pieces
 from renalplan.labels import LabelScheme
 from renalplan.locks import hold
+from renalplan.outputs import require_own
 from renalplan.parallel import CaseExecutor, map_cases, of_case
 
 logger = logging.getLogger(__name__)
@@ -99,8 +100,9 @@ def evaluate_folders(
 
     Raises:
         UsageError: the folders look swapped or have no case in common, `cases` names one without
-            reference, the cluster cannot do it, another run evaluates into `out`, or `labels` or `tolerance` are not
-            what they have to be.
+            reference, the cluster cannot do it, another run evaluates into `out`, it is the folder of the
+            references or images or holds somebody else's files of these names, or `labels` or `tolerance`
+            are not what they have to be.
         DatasetError: files that are unreadable, on different grids or with undeclared labels;
             all of them are named and nothing is written.
         WorkerError: a worker process died, or the cluster is gone.
@@ -111,7 +113,7 @@ def evaluate_folders(
     if dask is not None:
         predictions, references = predictions.absolute(), references.absolute()
         images = Path(images).absolute() if images else None
-    out = Path(out) if out else None
+    out = _checked(Path(out), references, images) if out else None
     if workers is None and dask is None:
         workers = 0
     # before `out` is made: it may be the folder of the predictions, which has to be there
@@ -137,6 +139,20 @@ def evaluate_folders(
             for p in pairs
         ]
         return _write(result, out, sources, structures, pictures, executor)
+
+
+def _checked(out: Path, references: Path, images: str | Path | None) -> Path:
+    """The output, which is not among the data and replaces nobody else's tables (UsageError)."""
+    for what, folder in (("references", references), ("images", images)):
+        if folder and real_path(out) == real_path(Path(folder)):
+            raise UsageError(f"output {out} is the folder of the {what}; give another one with -o.")
+    table, summary, page = _files(out)
+    require_own(summary, Summary, table, page)
+    return out
+
+
+def _files(out: Path) -> tuple[Path, Path, Path]:
+    return out / PER_CASE, out / SUMMARY, out / PAGE
 
 
 def _summarised(
@@ -182,10 +198,10 @@ def _write(
     pictures: int | None,
     executor: CaseExecutor,
 ) -> Evaluation:
-    """Write the three files into `out`, each by rename, numbers before pictures."""
-    paths = (out / PER_CASE, out / SUMMARY, out / PAGE)
-    write_table(paths[0], result.table)
+    """Write the three files into `out`, each by rename: the one that tells whose they are, table, pictures."""
+    paths = _files(out)
     write_json(paths[1], result.summary)
+    write_table(paths[0], result.table)
     drawn = draw_cases(by_case(result.table), sources, structures, pictures, executor)
     write_pieces(paths[2], summary_page(result.table, result.summary, drawn))
     return Evaluation(table=result.table, summary=result.summary, files=paths)

@@ -212,7 +212,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _read_slice(path: Path) -> Slice | str | None:
     """A file's headers; what else it is, if it is DICOM without an image; None if it is unreadable."""
-    if kind := _without_image(_stated_class(path)):
+    if kind := _without_image(stated_class(path)):
         return kind
     reader = open_reader(path)
     try:
@@ -228,8 +228,8 @@ def _without_image(sop_class: str) -> str:
     return f"DICOM of the class {sop_class}" if sop_class.startswith(NO_IMAGES) else ""
 
 
-def _stated_class(path: Path) -> str:
-    """The SOP class in a file's own header, which is little endian with types in every DICOM file."""
+def stated_class(path: Path) -> str:
+    """The SOP class in a file's own header, which is little endian with types in every DICOM file; else empty."""
     try:
         with path.open("rb") as stream:
             head = stream.read(2048)

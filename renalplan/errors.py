@@ -25,6 +25,10 @@ class DatasetError(RenalplanError, ValueError):
     exit_status = 2
 
 
+class NotLabelsError(DatasetError):
+    """What should be a label map has values that none has: it may be a scan."""
+
+
 class PlanError(RenalplanError, ValueError):
     """A plan cannot be made from this dataset, or a plan file is not valid."""
 

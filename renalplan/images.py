@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from renalplan import nifti
-from renalplan.errors import DatasetError
+from renalplan.errors import DatasetError, NotLabelsError
 from renalplan.files import atomic_file
 from renalplan.geometry import Grid, Orientation, Shape, Spacing, laid_out
 from renalplan.text_headers import text_header_problem
@@ -59,7 +59,7 @@ def read_grid(path: Path) -> Grid:
             in another file, or its header describes no possible grid (zero spacing, singular
             direction).
     """
-    _require_file(path)
+    require_file(path)
     if problem := _header_problem(path):
         raise DatasetError(f"{path} {problem}")
     reader = sitk.ImageFileReader()
@@ -128,8 +128,8 @@ def read_volume(path: Path, *, labels: bool = False) -> Volume:
         labels: Return unsigned integers and refuse fractional values.
 
     Raises:
-        DatasetError: unreadable or truncated file, wrong dimension, NaN or infinite values,
-            fractional label values.
+        DatasetError: unreadable or truncated file, wrong dimension, NaN or infinite values.
+        NotLabelsError: fractional, negative or huge label values.
         MemoryError: it does not fit; the file may be as good as any.
     """
     grid = read_grid(path)
@@ -206,11 +206,13 @@ def _as_labels(path: Path, array: NDArray) -> NDArray:
             )
         rounded = np.rint(array)
         if np.abs(rounded - array).max() > 1e-3:
-            raise DatasetError(f"{path} has fractional label values; labels must be whole numbers.")
+            raise NotLabelsError(
+                f"{path} has fractional label values; labels must be whole numbers."
+            )
         array = rounded
     low, high = int(array.min()), int(array.max())
     if low < 0 or high > 65535:
-        raise DatasetError(
+        raise NotLabelsError(
             f"{path} has label values from {low} to {high}; 0 to 65535 are possible."
         )
     return array.astype(np.uint8 if high < 256 else np.uint16)
@@ -259,7 +261,8 @@ def _header_problem(path: Path) -> str | None:
     return text_header_problem(path)
 
 
-def _require_file(path: Path) -> None:
+def require_file(path: Path) -> None:
+    """DatasetError if there is no such file, or it is none that may be read."""
     if not path.exists():
         if path.is_symlink():
             raise DatasetError(f"{path} is a link that leads nowhere; link or copy the file again.")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from renalplan.dicom import Findings, Series, find_series, read_series
-from renalplan.errors import DatasetError
+from renalplan.errors import DatasetError, NotLabelsError
 from renalplan.evaluation.report.look import Look, looks_of
 from renalplan.evaluation.scene import CT_WINDOW_HU, grey_window
 from renalplan.evaluation.space import require_same_space
@@ -81,7 +81,11 @@ def load_case(image: Path, segmentation: Path, labels: Path | None) -> Case:
             the folder does not hold one series.
     """
     scheme = find_scheme(segmentation, labels)
-    found = read_labels(segmentation, scheme)
+    try:
+        found = read_labels(segmentation, scheme)
+    except NotLabelsError as problem:
+        what = str(problem).rstrip(".")
+        raise DatasetError(f"{what}; is it a scan? -i and -s may be swapped.") from None
     values = found.array[0]
     structures = np.zeros(values.shape, np.uint8 if len(scheme.foreground) < 256 else np.uint16)
     for place, of in enumerate(scheme.foreground.values(), 1):
@@ -121,7 +125,12 @@ def read_scan(path: Path) -> Volume:
     """
     if not path.is_dir():
         return read_volume(path)
-    return read_series(require_one_series(find_series(path), path).files)
+    found = find_series(path)
+    if not found.series:
+        raise DatasetError(
+            f"{path} holds no DICOM series; give the folder of one series, or the scan's file itself."
+        )
+    return read_series(require_one_series(found, path).files)
 
 
 def require_one_series(found: Findings, folder: Path) -> Series:

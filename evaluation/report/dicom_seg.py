@@ -6,6 +6,7 @@ the dictionary of pydicom has codes for: cortex and medulla are both coded as ki
 
 from __future__ import annotations
 
+import os
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -14,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from renalplan.dicom import Series, find_series, read_series_grid
+from renalplan.dicom import Series, find_series, read_series_grid, stated_class
 from renalplan.errors import DatasetError, UsageError
 from renalplan.evaluation.report.case import require_one_series
 from renalplan.evaluation.report.look import looks_of
 from renalplan.evaluation.report.mesh_files import rgb
 from renalplan.evaluation.space import require_same_space
 from renalplan.evaluation.surgery.report import find_scheme, read_labels
-from renalplan.files import atomic_file
+from renalplan.files import atomic_file, real_path
 from renalplan.geometry import Grid, Orientation
 from renalplan.kidney_tumor import is_lesion
 from renalplan.labels import LabelScheme
@@ -30,6 +31,7 @@ from renalplan.locks import hold_files
 if TYPE_CHECKING:
     from highdicom.seg import SegmentDescription
 
+SEG_CLASS = "1.2.840.10008.5.1.4.1.1.66.4"
 SERIES_NUMBER = 901  # beyond what scanners and workstations give
 # the first word that a structure's name holds decides: keyword in pydicom's SNOMED dictionary
 TYPES = (
@@ -61,25 +63,22 @@ def write_dicom_seg(
     Args:
         series: Folder of the one DICOM series that the segmentation was made on.
         segmentation: Label file on the series' grid.
-        out: The file, `.dcm`.
+        out: The file, `.dcm`, outside the series' folder.
         labels: dataset.json that says what the labels mean, or its folder; None looks beside the
             segmentation and in the folder above.
-        overwrite: Replace the file if it is there.
+        overwrite: Replace the file if it is there and is a DICOM SEG.
 
     Returns:
         How many segments it has: one for each structure that dataset.json declares, with voxels or not.
 
     Raises:
-        UsageError: highdicom is not installed, the output is no `.dcm` file or is there, or another
-            run writes it.
+        UsageError: highdicom is not installed, the output is no `.dcm` file, is there or lies in the
+            series' folder, or another run writes it.
         DatasetError: there is not one good series, the grids differ, labels are not declared or there
             are none, or the series lacks what DICOM wants of it.
     """
     target, path, folder = Path(out), Path(segmentation), Path(series)
-    if target.is_dir() or target.suffix != ".dcm":
-        raise UsageError(f"output {target} must be a file that ends in .dcm.")
-    if target.exists() and not overwrite:  # it may be a slice of the scan
-        raise UsageError(f"{target} is there already; choose another name, or add --overwrite.")
+    _require_output(target, folder, overwrite)
     _require_highdicom()
     scheme = find_scheme(path, None if labels is None else Path(labels))
     volume = read_labels(path, scheme)
@@ -99,6 +98,23 @@ def write_dicom_seg(
         with atomic_file(target) as temporary:
             made.save_as(temporary)
     return len(scheme.foreground)
+
+
+def _require_output(target: Path, folder: Path, overwrite: bool) -> None:
+    if target.is_dir() or target.suffix != ".dcm":
+        raise UsageError(f"output {target} must be a file that ends in .dcm.")
+    if real_path(target.parent).is_relative_to(real_path(folder)):
+        raise UsageError(
+            f"output {target} lies in the series' folder {folder}; write it elsewhere."
+        )
+    if not os.path.lexists(target):
+        return
+    if not target.is_file() or stated_class(target) != SEG_CLASS:  # it may be a slice of any scan
+        raise UsageError(
+            f"{target} is there already and is no DICOM SEG, so it is never replaced; choose another name."
+        )
+    if not overwrite:
+        raise UsageError(f"{target} is there already; choose another name, or add --overwrite.")
 
 
 def _require_highdicom() -> None:

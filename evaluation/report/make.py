@@ -24,16 +24,21 @@ from renalplan.evaluation.report.still import BACK, FRONT, Body, draw
 from renalplan.evaluation.report.surfaces import make_surface
 from renalplan.evaluation.surgery.frame import Point
 from renalplan.evaluation.surgery.records import SurgeryNumbers
-from renalplan.evaluation.surgery.report import check_margins, read_folds, surgery_numbers
+from renalplan.evaluation.surgery.report import (
+    case_name,
+    check_margins,
+    read_folds,
+    surgery_numbers,
+)
 from renalplan.evaluation.surgery.resection import MARGINS_MM
 from renalplan.files import atomic_file, remove_leftovers, write_json, write_text
 from renalplan.locks import hold_files
+from renalplan.outputs import require_own
 
 PAGE_TRIANGLES = 120_000  # of all structures together in the page
 LEAST_TRIANGLES = 400  # of one of them
 STILL_PIXELS = (520, 660)  # height and width
 GROUND = (20, 23, 26)
-ENDINGS = ("html", "pdf", "png", "json")
 SPACE_NAME = "LPS_mm"  # in the names of the files of meshes
 
 Surfaces = dict[str, trimesh.Trimesh]
@@ -54,7 +59,7 @@ def patient_report(
     Args:
         image: The scan: a file, or a folder with one DICOM series.
         segmentation: Label file on the scan's grid; its name is the case's.
-        out: Folder; what it holds already stays, but for files of the same case.
+        out: Folder; what it holds already stays, but for an earlier report of the same case.
         labels: dataset.json that says what the labels mean, or its folder; None looks beside the
             segmentation and in the folder above.
         margins: mm of the resections.
@@ -65,7 +70,8 @@ def patient_report(
         What the JSON file holds. Where no label is kidney tissue there are no numbers, and it says so.
 
     Raises:
-        UsageError: the output is a file, a margin is impossible, or another run writes the case's report.
+        UsageError: the output is a file, a margin is impossible, another run writes the case's report,
+            or somebody else's files have its names.
         DatasetError: a file is unreadable, lies on another grid, or holds undeclared labels or none;
             nothing says what the labels mean.
     """
@@ -73,10 +79,11 @@ def patient_report(
     if target.exists() and not target.is_dir():
         raise UsageError(f"output {target} is not a folder; choose another name.")
     check_margins(margins)
+    record, *beside = _files(target, case_name(Path(segmentation)))
+    require_own(record, PatientReport, *beside)
     case = load_case(Path(image), Path(segmentation), None if labels is None else Path(labels))
     others = read_folds(folds, case.scheme, Path(segmentation), case.grid)
-    files = [target / f"{case.name}.{ending}" for ending in ENDINGS]
-    with hold_files(*files, advice=", or choose another folder"):
+    with hold_files(*beside, record, advice=", or choose another folder"):
         remove_leftovers(target / _meshes_folder(case))
         names = (Path(image).name, Path(segmentation).name)
         return _write_all(case, names, target, margins, others, error_bars)
@@ -121,11 +128,17 @@ def _write_all(
         slices=slices,
     )
     pdf, png = report_paper(report, stills, slices)
-    for ending, data in ((".pdf", pdf), (".png", png)):
-        _write(target / f"{case.name}{ending}", data)
-    write_text(target / f"{case.name}.html", report_page(content))
-    write_json(target / f"{case.name}.json", report)
+    files = _files(target, case.name)
+    write_json(files[0], report)
+    write_text(files[1], report_page(content))
+    _write(files[2], pdf)
+    _write(files[3], png)
     return report
+
+
+def _files(out: Path, case: str) -> list[Path]:
+    """The JSON file, which is written first (see `require_own`), the page, its PDF and PNG."""
+    return [out / f"{case}.{ending}" for ending in ("json", "html", "pdf", "png")]
 
 
 def _measure(

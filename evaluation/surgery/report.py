@@ -30,9 +30,10 @@ from renalplan.evaluation.surgery.variation import (
 )
 from renalplan.files import real_path, write_json
 from renalplan.geometry import Grid
-from renalplan.images import Volume, image_ending, read_volume
+from renalplan.images import Volume, image_ending, read_volume, require_file
 from renalplan.labels import LabelScheme
 from renalplan.locks import hold_files
+from renalplan.outputs import require_own
 
 MOST_MARGIN_MM = 50.0
 
@@ -111,7 +112,7 @@ def surgery_report(
 
     Args:
         segmentation: Label file, any format we read.
-        out: The JSON file.
+        out: The JSON file; one that is there is replaced if it holds such numbers.
         labels: dataset.json that says what the labels mean, or its folder; None looks beside the
             segmentation and in the folder above.
         margins: mm of the resections.
@@ -119,14 +120,15 @@ def surgery_report(
         error_bars: As in `surgery_numbers`.
 
     Raises:
-        UsageError: the output is a folder or no JSON file, or another run writes it; a margin is
-            impossible.
+        UsageError: the output is a folder, no JSON file or somebody else's, or another run writes it;
+            a margin is impossible.
         DatasetError: a file is unreadable, lies on another grid, or holds undeclared labels; nothing
             says what the labels mean.
     """
     path, target = Path(segmentation), Path(out)
     if target.is_dir() or target.suffix != ".json":
         raise UsageError(f"output {target} must be a file that ends in .json.")
+    require_own(target, SurgeryNumbers)
     check_margins(margins)
     scheme = find_scheme(path, None if labels is None else Path(labels))
     volume = read_labels(path, scheme)
@@ -168,8 +170,9 @@ def find_scheme(path: Path, given: Path | None) -> LabelScheme:
         given: dataset.json or its folder; None looks beside the file and in the folder above.
 
     Raises:
-        DatasetError: there is no dataset.json, or it is not valid.
+        DatasetError: there is no such label file, no dataset.json, or it is not valid.
     """
+    require_file(path)  # first: what a mistyped name's labels mean is not the question
     if given is None:
         places = (path.parent, real_path(path).parent.parent)
         found = [place for place in places if (place / "dataset.json").is_file()]

@@ -99,9 +99,13 @@ def dicom_seg(arguments: list[str] | None = None) -> int:
         help="folder of the DICOM series",
     )
     _add_segmentation(parser, "label file on the series' grid")
-    parser.add_argument("-o", dest="out", type=Path, required=True, help="DICOM file to write")
+    parser.add_argument(
+        "-o", dest="out", type=Path, required=True, help="DICOM file to write, outside SERIES"
+    )
     _add_labels(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace the file if it is there")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a DICOM SEG that is there"
+    )
     given = parser.parse_args(arguments)
 
     from renalplan.evaluation.report.dicom_seg import write_dicom_seg

@@ -130,6 +130,16 @@ def test_the_better_run_is_named_in_scores_and_distances(three: list[Path], tmp_
     assert "<script" not in page
 
 
+@pytest.mark.parametrize("name", ["compare.json", "compare.html"])
+def test_a_file_that_is_no_comparison_stays(three: list[Path], tmp_path: Path, name: str) -> None:
+    compare_runs(three, tmp_path / "out")
+    compare_runs(three, tmp_path / "out")  # its own files it replaces
+    (tmp_path / name).write_text('{"cases": 3}')
+    with pytest.raises(UsageError, match=rf"{name} is there already and is not known"):
+        compare_runs(three, tmp_path)
+    assert (tmp_path / name).read_text() == '{"cases": 3}'
+
+
 def test_names_are_the_ends_of_paths_that_differ(three: list[Path], tmp_path: Path) -> None:
     values = np.linspace(0.1, 0.9, 20)
     paths = [run(tmp_path / name / "validation", values, values) for name in ("a", "b")]

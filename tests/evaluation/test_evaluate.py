@@ -118,6 +118,31 @@ def test_a_missing_image_folder_is_told_before_the_work(folders: Folders, tmp_pa
 EYE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
+def test_tables_are_not_put_among_the_data(folders: Folders, tmp_path: Path) -> None:
+    predictions, references = folders
+    images = tmp_path / "images"
+    images.mkdir()
+    (tmp_path / "link").symlink_to(references)
+    for out in (references, tmp_path / "link", images):
+        before = sorted(out.iterdir())
+        with pytest.raises(UsageError, match=r"is the folder of the (references|images); give"):
+            evaluate_folders(*folders, out=out, images=images)
+        assert sorted(out.iterdir()) == before
+    evaluate_folders(*folders, out=predictions)  # what the command does without -o
+    evaluate_folders(*folders, out=predictions)
+
+
+@pytest.mark.parametrize("name", ["per_case.csv", "summary.json", "summary.html"])
+def test_another_programs_tables_are_not_replaced(
+    folders: Folders, tmp_path: Path, name: str
+) -> None:
+    there = folders[0] / name
+    there.write_text('{"foreground_mean": {}, "mean": {}, "metric_per_case": []}')  # nnU-Net's
+    with pytest.raises(UsageError, match=rf"{name} is there already and is not known"):
+        evaluate_folders(*folders, out=folders[0])
+    assert "foreground_mean" in there.read_text()
+
+
 def test_swapped_folders_are_refused_and_two_predictions_are_not(
     folders: Folders, tmp_path: Path
 ) -> None:

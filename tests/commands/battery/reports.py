@@ -20,6 +20,8 @@ LABELS = TRUTH / "new.nii.gz"
 REPORT = f"report -i {SCAN} -s {LABELS} -o out --no-error_bars"
 SEG = f"dicom_seg -i study -s {LABELS} -o out.dcm"
 COMPARE = "compare one two -o out"
+SEG_CLASS = b"1.2.840.10008.5.1.4.1.1.66.4"
+OBJECT = bytes(128) + b"DICM\x02\x00\x02\x00UI\x1c\x00" + SEG_CLASS  # as far as it tells what it is
 
 reports = partial(Row, "Reports")
 comparisons = partial(Row, "Comparisons")
@@ -97,6 +99,12 @@ def two_models() -> None:
     shutil.copytree(MODEL, MODEL.with_name("Other"))
 
 
+def whole_numbers() -> None:
+    """A scan as most are stored."""
+    scan = sitk.ReadImage(str(SCAN))
+    sitk.WriteImage(sitk.Cast(sitk.Round(scan), sitk.sitkInt16), str(SCAN))
+
+
 def renamed_structure() -> None:
     edit_json(DESCRIPTION, labels={"background": 0, "vessel_of_no_kind": 1})
 
@@ -104,11 +112,18 @@ def renamed_structure() -> None:
 REPORTS = [
     reports("no such scan", f"report -i nowhere.nii.gz -s {LABELS} -o out", ("nowhere.nii.gz does not exist",)),
     reports("no such segmentation", f"report -i {SCAN} -s nowhere.nii.gz -o out --labels {DATA}", ("nowhere.nii.gz does not exist",)),
+    reports("no such segmentation, nor labels", f"report -i {SCAN} -s nowhere.nii.gz -o out", ("nowhere.nii.gz does not exist",)),
+    reports("scan and segmentation swapped", f"report -i {LABELS} -s {SCAN} -o out --labels {DATA}", ("is it a scan?", "-i and -s"),
+            whole_numbers),
+    reports("another program's JSON of its name", REPORT, ("out/new.json is there already", "choose another"),
+            lambda: (Path("out").mkdir(), Path("out/new.json").write_text('{"kidneys": 2}'))),
+    reports("another program's PDF of its name", REPORT, ("out/new.pdf is there already", "choose another"),
+            lambda: (Path("out").mkdir(), Path("out/new.pdf").write_text("here"))),
     reports("output is a file", REPORT, ("out is not a folder",), a_file(Path("out"))),
     reports("output inside a file", REPORT.replace("-o out", f"-o {SCAN}/out"), ("is not a folder",)),
     reports("margin NaN", f"{REPORT} --margins nan", ("margins are [nan]", "0 to 50")),
-    reports("a folder without a series", f"report -i {DATA} -s {LABELS} -o out", ("no DICOM series",)),
-    reports("a scan as segmentation", f"report -i {SCAN} -s {SCAN} -o out", ("fractional", "whole numbers")),
+    reports("a folder without a series", f"report -i {DATA} -s {LABELS} -o out", ("no DICOM series", "the scan's file itself")),
+    reports("a scan as segmentation", f"report -i {SCAN} -s {SCAN} -o out", ("fractional", "whole numbers", "-i and -s")),
     reports("an empty segmentation", REPORT, ("none of the structures", "nothing to report"), nothing_found),
     reports("nothing names the labels", f"{REPORT} --labels nowhere", ("nowhere does not exist",)),
     reports("a fold on another grid", f"{REPORT} --folds fold.nii.gz", ("fold.nii.gz", "does not lie on the grid"),
@@ -131,15 +146,23 @@ COMPARISONS = [
     comparisons("metric named twice", f"{COMPARE} --metrics dice dice", ("--metrics dice", "once"), two_runs),
     comparisons("output is a file", COMPARE, ("out is not a folder",),
                 lambda: (two_runs(), Path("out").write_text("here"))),
+    comparisons("another program's page as output", COMPARE, ("out/compare.html is there already", "choose another"),
+                lambda: (two_runs(), Path("out").mkdir(), Path("out/compare.html").write_text("here"))),
     comparisons("two cases", COMPARE, (), two_runs, status=0, lines=0, writes=("out",),
                 makes=("out/compare.json", "out/compare.html")),
 ]  # fmt: skip
 
 OBJECTS = [
     objects("output of another kind", SEG.replace(".dcm", ".nii"), ("out.nii", "ends in .dcm")),
-    objects("output is there", SEG, ("out.dcm is there already", "--overwrite"), a_file(Path("out.dcm"))),
-    objects("a slice as output", SEG.replace("out.dcm", "study/003.dcm"), ("is there already", "--overwrite"),
+    objects("output is there", SEG, ("out.dcm is there already", "--overwrite"),
+            with_series(lambda: Path("out.dcm").write_bytes(OBJECT))),
+    objects("output is no DICOM SEG", SEG, ("out.dcm is there already", "no DICOM SEG"), a_file(Path("out.dcm"))),
+    objects("a slice as output", SEG.replace("out.dcm", "study/003.dcm"), ("lies in the series' folder study",),
             with_series(lambda: None)),
+    objects("a slice as output, to be replaced", SEG.replace("out.dcm", "study/003.dcm --overwrite"),
+            ("lies in the series' folder study",), with_series(lambda: None)),
+    objects("another scan's slice as output, to be replaced", f"{SEG} --overwrite", ("out.dcm", "no DICOM SEG"),
+            with_series(lambda: shutil.copy("study/003.dcm", "out.dcm"))),
     objects("no such series", SEG, ("study is not a folder",)),
     objects("a folder without slices", SEG, ("no DICOM series",), lambda: Path("study").mkdir()),
     objects("two series", SEG, ("2 DICOM series",), two_series),

@@ -170,13 +170,40 @@ def test_a_file_that_is_there_is_replaced_when_asked_and_a_name_of_one_word_is_n
 ) -> None:
     folder, path, _ = series(PatientName="ANON")
     out = tmp_path / "out.dcm"
-    out.write_text("a slice")
+    assert write_dicom_seg(folder, path, out) == 3
+    before = out.read_bytes()
     with pytest.raises(UsageError, match=r"is there already; .* --overwrite"):
         write_dicom_seg(folder, path, out)
-    assert out.read_text() == "a slice"
+    assert out.read_bytes() == before
     assert write_dicom_seg(folder, path, out, overwrite=True) == 3
+    assert out.read_bytes() != before  # the object has UIDs of its own
     assert pydicom.dcmread(out).PatientName == "ANON"
     assert not [one for one in recwarn if "component" in str(one.message)]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_series_and_what_is_no_dicom_seg_are_never_replaced(
+    series: Callable[..., Any], tmp_path: Path, overwrite: bool
+) -> None:
+    folder, path, _ = series()
+    slices = sorted(file.rename(f"{file}.dcm") for file in folder.iterdir())
+    (tmp_path / "link").symlink_to(folder)
+    for out in (slices[3], folder / "new.dcm", tmp_path / "link" / "new.dcm", folder / "a/b.dcm"):
+        with pytest.raises(UsageError, match=r"lies in the series' folder .*; write it elsewhere"):
+            write_dicom_seg(folder, path, out, overwrite=overwrite)
+    elsewhere = tmp_path / "copy.dcm"
+    for make in (
+        lambda: shutil.copy(slices[3], elsewhere),
+        lambda: elsewhere.symlink_to(slices[3]),
+        lambda: elsewhere.write_text("a note"),
+        lambda: elsewhere.symlink_to("nowhere"),
+    ):
+        make()
+        with pytest.raises(UsageError, match=r"copy\.dcm is there already and is no DICOM SEG"):
+            write_dicom_seg(folder, path, elsewhere, overwrite=overwrite)
+        elsewhere.unlink()
+    assert sorted(folder.iterdir()) == slices
+    assert {pydicom.dcmread(file).Modality for file in slices} == {"CT"}
 
 
 def test_without_highdicom_it_says_what_to_install(

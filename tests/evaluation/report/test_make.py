@@ -187,6 +187,23 @@ def test_a_tumor_in_no_number_is_told_on_the_page(
     assert remark in Page((tmp_path / "out" / "swallowed.html").read_text()).text
 
 
+@pytest.mark.parametrize("ending", [".json", ".html", ".pdf", ".png"])
+def test_a_file_that_is_no_report_is_refused_before_anything_is_read(
+    tmp_path: Path, ending: str
+) -> None:
+    there = tmp_path / f"case{ending}"
+    there.write_text('{"case": "what a segmenter decided"}')
+    with pytest.raises(UsageError, match=rf"case\{ending} is there already and is not known"):
+        patient_report(tmp_path / "no.nii.gz", tmp_path / "case.nii.gz", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [there.name]
+
+
+def test_an_earlier_report_is_replaced(made) -> None:  # type: ignore[no-untyped-def]
+    before = made.file(".json").stat().st_mtime_ns
+    patient_report(made.image, made.segmentation, made.folder, margins=(5,))
+    assert made.file(".json").stat().st_mtime_ns > before
+
+
 def test_what_is_refused(made, shapes: SimpleNamespace, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     def refused(error: type[Exception], match: str, **given: Any) -> None:
         arguments = {"image": made.image, "segmentation": made.segmentation, "out": tmp_path / "o"}
@@ -198,7 +215,8 @@ def test_what_is_refused(made, shapes: SimpleNamespace, tmp_path: Path) -> None:
     refused(UsageError, "is not a folder", out=tmp_path / "file")
     refused(UsageError, "margins", margins=(-1,))
     (tmp_path / "empty").mkdir()
-    refused(DatasetError, "no DICOM series", image=tmp_path / "empty")
+    refused(DatasetError, "no DICOM series; .* the scan's file", image=tmp_path / "empty")
+    refused(DatasetError, r"none\.nii does not exist", segmentation=tmp_path / "none.nii")
     volume = read_volume(made.segmentation, labels=True)
     shifted = tmp_path / "shifted.nii.gz"
     grid = shapes.grid_of((0, 0, 0), (20, 20, 20), (2.0, 2.0, 2.0), None)

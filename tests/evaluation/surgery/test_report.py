@@ -247,7 +247,8 @@ def test_the_command_writes_what_it_prints(
     case = write_case(tmp_path, *kidney.scan(LOW, HIGH, SPACING), scheme)
     out = tmp_path / "numbers.json"
     arguments = ["-s", str(case), "-o", str(out), "--margins", "3", "--no-error_bars"]
-    assert cli.surgery([*arguments, "--folds", str(case)]) == 0
+    assert cli.surgery(arguments) == 0
+    assert cli.surgery([*arguments, "--folds", str(case)]) == 0  # replaces its own file
     printed = capsys.readouterr().out
     numbers = read_record(out, SurgeryNumbers)
     (tumor,) = numbers.kidneys[0].tumors
@@ -279,7 +280,16 @@ def test_bad_input_is_refused_in_a_sentence(kidney, scheme, tmp_path: Path) -> N
     write_volume(case, np.where(labels == 5, 77, labels).astype(np.uint8), grid)
     with pytest.raises(DatasetError, match=r"\[77\]"):
         surgery_report(case, out)
+    for name in ("dataset.json", "predict_report.json"):
+        there = tmp_path / name
+        there.write_text(there.read_text() if there.exists() else "{}")
+        before = there.read_bytes()
+        with pytest.raises(UsageError, match=rf"{name} is there already and is not known"):
+            surgery_report(case, there)
+        assert there.read_bytes() == before
     (tmp_path / "dataset.json").unlink()
     with pytest.raises(DatasetError, match="--labels"):
         surgery_report(case, out)
+    with pytest.raises(DatasetError, match=r"none\.nii\.gz does not exist"):
+        surgery_report(tmp_path / "none.nii.gz", out)
     assert not out.exists()
