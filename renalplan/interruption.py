@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 from typing import Any
+from weakref import WeakSet
 
 from renalplan.files import remove_unfinished
 from renalplan.locks import release_all
@@ -25,6 +26,7 @@ GRACE_SECONDS = 1.5  # for closing what is open
 MOMENT_SECONDS = 0.3  # in which a signal to a whole group has reached all of it
 FORKED_STATUS = 128 + signal.SIGTERM
 _listening: list[Interruption] = []
+_spared: WeakSet[threading.Thread] = WeakSet()  # whoever needs them says why they failed
 _telling: set[int] = set()  # descriptors that signals are told to
 _masks: dict[int, set[int | signal.Signals]] = {}  # a thread's, while it forks
 
@@ -155,7 +157,9 @@ def listening(say: Callable[[int], None], *, to_the_end: bool) -> Iterator[Inter
     hook = sys.unraisablehook
     sys.unraisablehook = silent_about(Interrupted, hook)
     threads_hook = threading.excepthook
-    threading.excepthook = lambda lost: None if interruption.is_expected() else threads_hook(lost)
+    threading.excepthook = lambda lost: (
+        None if lost.thread in _spared or interruption.is_expected() else threads_hook(lost)
+    )
     try:
         yield interruption
     finally:
@@ -179,6 +183,11 @@ def finishing_first() -> AbstractContextManager[None]:
     if not _listening or threading.current_thread() is not threading.main_thread():
         return nullcontext()
     return _listening[-1].finishing()
+
+
+def spare(thread: threading.Thread) -> None:
+    """A thread that fails without a traceback in a command: who waits for what it does, says so."""
+    _spared.add(thread)
 
 
 def silent_about(kind: type[BaseException], hook: Callable[[Any], Any]) -> Callable[[Any], Any]:

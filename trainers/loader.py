@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from typing import Any
 
@@ -12,6 +13,7 @@ from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAu
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 
 from renalplan.errors import WorkerError
+from renalplan.interruption import spare
 from renalplan.trainers.deferral import halves, to_device
 from renalplan.trainers.sampling import BatchSource
 from renalplan.vitals import follow
@@ -68,6 +70,9 @@ class Batches:
             if workers > 0
             else SingleThreadedAugmenter(loader, None)
         )
+        if workers > 0:
+            self.augmenter.restart()  # which is how it is started before the first batch is asked for
+            _end_with_its_thread(self.augmenter)
 
     def __next__(self) -> dict[str, torch.Tensor]:
         try:
@@ -86,6 +91,22 @@ class Batches:
         if isinstance(self.augmenter, MultiThreadedAugmenter):
             _take_what_was_sent(self.augmenter)
             self.augmenter._finish()
+
+
+def _end_with_its_thread(augmenter: Any) -> None:
+    """Have waiting for a batch end when the thread that fetches batches does.
+
+    A worker that dies while a batch of its is being fetched takes that thread with it, and the
+    augmenter would wait for ever.
+    """
+    fetching, over = augmenter.pin_memory_thread, augmenter.abort_event
+    spare(fetching)
+
+    def follow_it() -> None:
+        fetching.join()
+        over.set()
+
+    threading.Thread(target=follow_it, daemon=True).start()
 
 
 def _take_what_was_sent(augmenter: Any, patience_s: float = 10.0) -> None:

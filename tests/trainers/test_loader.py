@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -52,6 +54,39 @@ def test_a_worker_that_dies_ends_training_with_a_sentence(by_signal: bool) -> No
     with pytest.raises(WorkerError, match=r"a data worker died .*--workers 0"):
         [next(batches) for _ in range(4)]
     batches.close()
+
+
+def _gone() -> None:
+    raise EOFError
+
+
+class Broken:
+    """Cannot be taken over, like a tensor whose worker died in the middle of it."""
+
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        return _gone, ()
+
+
+class Half:
+    def batch(self, step: int) -> dict[str, Any]:
+        return {"image": torch.zeros(1), "broken": Broken()}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_worker_that_dies_while_its_batch_is_fetched_is_not_waited_for() -> None:
+    def give_up(*_: object) -> None:
+        raise AssertionError("it waits for ever")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(60)
+    batches = Batches(Half(), 0, workers=1)  # type: ignore[arg-type]
+    try:
+        with pytest.raises(WorkerError, match=r"a data worker died .*--workers 0"):
+            next(batches)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+        batches.close()
 
 
 def test_without_workers_an_error_is_itself() -> None:
