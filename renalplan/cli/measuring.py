@@ -128,9 +128,10 @@ def _add_labels(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels",
         type=Path,
-        metavar="JSON",
-        help="dataset.json that names the labels, or its folder "
-        "(default: beside the segmentation, or in the folder above)",
+        metavar="DATASET",
+        help="what names the labels: a dataset.json, the folder of a dataset or model, or a dataset's "
+        "number or name in RENALPLAN_WORKSPACE (default: dataset.json beside the segmentation, where "
+        "prediction writes it, or in the folder above)",
     )
 
 
