@@ -46,14 +46,15 @@ def compare_runs(
     Args:
         paths: As in `runs.read_runs`.
         out: Folder for compare.json and compare.html; None writes nothing.
-        metrics: Scores and distances, columns of per_case.csv. Every test of every one is corrected
-            for all the others, so name few.
+        metrics: Scores and distances, columns of per_case.csv (or in capitals). Every test of every one
+            is corrected for all the others, so name few.
 
     Raises:
         UsageError: runs that cannot be compared, a metric that there is not, another run compares into
             `out`, or somebody else's files there have these names.
         DatasetError: a table is damaged.
     """
+    metrics = [metric.lower() for metric in metrics]
     for metric in metrics:
         if metric not in (*SCORES, *DISTANCES) or list(metrics).count(metric) > 1:
             raise UsageError(

@@ -23,6 +23,7 @@ from renalplan.files import (
 from renalplan.geometry import Orientation
 from renalplan.images import write_volume
 from renalplan.inference.fields import slab_ranges
+from renalplan.inference.label_names import find_label_names, write_label_names
 from renalplan.inference.postprocessing.apply import apply_rules
 from renalplan.inference.postprocessing.shared import agreed
 from renalplan.inference.probabilities import SavedProbabilities, probability_files, saved_cases
@@ -198,6 +199,7 @@ def _average_all(
     before = _earlier_inputs(ensemble, out, overwrite)
     report = PredictionReport(inputs=dict(before))
     remove_leftovers(out)
+    _say_labels(ensemble, out, overwrite)
     for case in ensemble.cases:
         state, start = "done", time.monotonic()
         try:
@@ -217,6 +219,13 @@ def _average_all(
         if on_case:
             on_case(case, state)
     return report
+
+
+def _say_labels(ensemble: Ensemble, out: Path, overwrite: bool) -> None:
+    """dataset.json, if one of the folders has it: saved probabilities alone name no channels."""
+    first = SavedProbabilities.open(ensemble.folders[0], ensemble.cases[0]).record
+    if said := find_label_names(ensemble.folders, first.labels):
+        write_label_names(out, said, first.ending, overwrite=overwrite, alone=True)
 
 
 def _open_case(folders: Sequence[Path], case: str) -> list[SavedProbabilities]:

@@ -21,6 +21,7 @@ from renalplan.imports import load_class, trusted
 from renalplan.inference.decisions import Decisions, write_decisions
 from renalplan.inference.fields import MeanField, ProbabilityField, SlabTaker
 from renalplan.inference.job import Ledger, run_job
+from renalplan.inference.label_names import name_labels
 from renalplan.inference.options import InferenceOptions
 from renalplan.inference.postprocessing.apply import apply_rules, as_decisions
 from renalplan.inference.postprocessing.shared import shared_rules
@@ -337,6 +338,7 @@ class Predictor:
             chosen = [scan.within(room) for scan in chosen]
         with hold_output(out, share):
             ledger = self._ledger(chosen, out, share, on_case, overwrite=overwrite)
+            name_labels(out, self.model.description, scans, overwrite=overwrite, alone=parts == 1)
             if executor is not None:
                 run_remote(
                     executor,

@@ -106,6 +106,11 @@ def training_share(fold: Fold, share: float, patients: dict[str, str], seed: int
     return Fold(train=tuple(c for c in fold.train if patients[c] in kept), val=fold.val)
 
 
+def is_fold(text: str) -> bool:
+    """Whether `parse_fold` takes it."""
+    return text in ("all", "cv") or text.isdecimal()
+
+
 def parse_fold(text: str) -> int | str:
     """FOLD on the command line: a number from 0, `all`, or `cv`.
 

@@ -16,7 +16,7 @@ from renalplan.model_folder import ModelFolder, require_plain_name
 from renalplan.plan import Plan
 from renalplan.plan_files import find_plan
 from renalplan.planning import SPLITS
-from renalplan.splits import Fold, choose_fold, load_splits, parse_fold
+from renalplan.splits import Fold, choose_fold, is_fold, load_splits, parse_fold
 from renalplan.training_hardware import Precision, task_on
 from renalplan.workspace import Workspace
 
@@ -72,6 +72,10 @@ def prepare_training(
     """
     from renalplan.trainers.registry import trainer_path
 
+    if is_fold(trainer) and not is_fold(fold):
+        raise UsageError(
+            f"FOLD {fold!r} and TRAINER {trainer!r} have changed places; FOLD comes first: {trainer} {fold}."
+        )
     trainer_path(trainer)
     if name is not None:
         require_plain_name(name)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from renalplan.errors import UsageError
 
+DESCRIPTION = "dataset.json"
 DATASET_NAME = re.compile(r"^(?:Dataset|Task)(\d+)_.+$")
 
 
@@ -59,6 +60,38 @@ class Workspace:
             if entry.is_dir() and DATASET_NAME.match(entry.name)
         ]
 
+    def label_names(self, named: str | Path, option: str) -> Path:
+        """The dataset.json that is meant: by a path, or by a dataset's number or name.
+
+        Args:
+            named: dataset.json, or the folder that holds it (a dataset, a model); if there is no such
+                path, a dataset of raw/ or preprocessed/.
+            option: What asks for it, for the sentence if it is not found.
+
+        Raises:
+            UsageError: there is none, or two datasets have the same number.
+        """
+        path = Path(named).expanduser()
+        if path.is_dir():
+            return path / DESCRIPTION
+        if os.path.lexists(path):
+            return path
+        ours = self.root / "preprocessed"
+        places = [*self.raw_folders, ours]
+        known = [*self.dataset_folders(), *(sorted(ours.iterdir()) if ours.is_dir() else ())]
+        there = [folder for folder in known if (folder / DESCRIPTION).is_file()]
+        found = {folder.name: folder for folder in reversed(_named(there, str(named)))}
+        if len(found) > 1:
+            raise UsageError(f"{option} {named} is ambiguous: {', '.join(sorted(found))}.")
+        if not found:
+            looked = " and ".join(str(place) for place in places)
+            raise UsageError(
+                f"{option} {named} does not exist, nor is it a dataset in {looked}; give a dataset.json, "
+                "the folder of a dataset or model, or a dataset's number or name in the workspace "
+                "(RENALPLAN_WORKSPACE)."
+            )
+        return next(iter(found.values())) / DESCRIPTION
+
     def dataset_folder(self, task: str) -> Path:
         """The folder a TASK means: a path, a full name, or a number.
 
@@ -71,10 +104,7 @@ class Workspace:
         if os.sep in task:
             raise UsageError(f"dataset folder {task} does not exist.")
         known = self.dataset_folders()
-        if task.isdecimal():
-            found = [f for f in known if int(DATASET_NAME.match(f.name)[1]) == int(task)]  # type: ignore[index]
-        else:
-            found = [f for f in known if f.name == task]
+        found = _named(known, task)
         if len(found) > 1:
             raise UsageError(f"TASK {task} is ambiguous: {', '.join(str(f) for f in found)}.")
         if found:
@@ -88,3 +118,11 @@ class Workspace:
         )
         looked = " and ".join(str(folder) for folder in self.raw_folders)
         raise UsageError(f"no dataset {task!r} in {looked}. {hint}")
+
+
+def _named(folders: list[Path], task: str) -> list[Path]:
+    """Those of this number or name."""
+    if not task.isdecimal():
+        return [folder for folder in folders if folder.name == task]
+    matches = ((folder, DATASET_NAME.match(folder.name)) for folder in folders)
+    return [folder for folder, match in matches if match and int(match[1]) == int(task)]

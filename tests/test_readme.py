@@ -44,12 +44,13 @@ class Parsed(Exception):  # noqa: N818  (not an error: the parser accepted the l
 @pytest.fixture
 def parse(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], argparse.Namespace]:
     """Let a command's own parser read a command line, without running it."""
-    real = argparse.ArgumentParser.parse_args
+    for way in ("parse_args", "parse_intermixed_args"):
+        real = getattr(argparse.ArgumentParser, way)
 
-    def stop(self: argparse.ArgumentParser, *given: Any) -> None:
-        raise Parsed(real(self, *given))
+        def stop(self: argparse.ArgumentParser, *given: Any, real: Any = real) -> None:
+            raise Parsed(real(self, *given))
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+        monkeypatch.setattr(argparse.ArgumentParser, way, stop)
 
     def read(line: str) -> argparse.Namespace:
         name, *arguments = shlex.split(line, comments=True)

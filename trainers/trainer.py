@@ -136,7 +136,10 @@ def open_or_create(path: Path, trainer: Trainer, name: str, *, anew: bool = Fals
     if anew or not (path / "trainer.json").is_file():
         return ModelFolder.create(path, trainer.task.plan, trainer.task.description, record)
     model = ModelFolder.open(path)
-    advice = "give the new model another name with --name."
+    advice = (
+        "begin anew with --restart (and FOLD cv, if more folds were trained), or give the new model "
+        "another name with --name."
+    )
     if model.plan != trainer.task.plan:
         raise UsageError(f"{path} was trained with another plan; {advice}")
     old, new = model.record, record
@@ -152,11 +155,11 @@ def open_or_create(path: Path, trainer: Trainer, name: str, *, anew: bool = Fals
         if not changed:
             raise UsageError(
                 f"{path} was trained with these settings but other networks: images were added to "
-                f"imagesUn or taken away, or renalplan has changed. Undo that, or {advice}"
+                f"imagesUn or taken away, or renalplan has changed. Undo that, {advice}"
             )
         raise UsageError(
             f"{path} was trained with other settings ({'; '.join(changed)}); repeat the same --set to "
-            f"go on with it, or {advice}"
+            f"go on with it, {advice}"
         )
     return model
 

@@ -73,8 +73,8 @@ def load_case(image: Path, segmentation: Path, labels: Path | None) -> Case:
     Args:
         image: The scan: a file, or a folder with one DICOM series.
         segmentation: Label file on the scan's grid.
-        labels: dataset.json that names the labels, or its folder; None looks beside the
-            segmentation and in the folder above.
+        labels: dataset.json that names the labels, its folder, or a dataset's number or
+            name in the workspace; None looks beside the segmentation and in the folder above.
 
     Raises:
         DatasetError: a file is unreadable, the grids differ, labels are not declared or there are none;

@@ -64,8 +64,8 @@ def write_dicom_seg(
         series: Folder of the one DICOM series that the segmentation was made on.
         segmentation: Label file on the series' grid.
         out: The file, `.dcm`, outside the series' folder.
-        labels: dataset.json that says what the labels mean, or its folder; None looks beside the
-            segmentation and in the folder above.
+        labels: dataset.json that says what the labels mean, its folder, or a dataset's number or
+            name in the workspace; None looks beside the segmentation and in the folder above.
         overwrite: Replace the file if it is there and is a DICOM SEG.
 
     Returns:

@@ -60,8 +60,8 @@ def patient_report(
         image: The scan: a file, or a folder with one DICOM series.
         segmentation: Label file on the scan's grid; its name is the case's.
         out: Folder; what it holds already stays, but for an earlier report of the same case.
-        labels: dataset.json that says what the labels mean, or its folder; None looks beside the
-            segmentation and in the folder above.
+        labels: dataset.json that says what the labels mean, its folder, or a dataset's number or
+            name in the workspace; None looks beside the segmentation and in the folder above.
         margins: mm of the resections.
         folds: Segmentations of the same scan by single folds.
         error_bars: Whether everything is measured again with one voxel more and less.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from renalplan.errors import DatasetError, UsageError
 from renalplan.evaluation.cases import present_values
 from renalplan.evaluation.space import require_same_space
-from renalplan.evaluation.structures import find_structures
+from renalplan.evaluation.structures import described
 from renalplan.evaluation.surgery.anatomy import find_anatomy
 from renalplan.evaluation.surgery.frame import Frame
 from renalplan.evaluation.surgery.hilum import find_hilum
@@ -34,6 +34,7 @@ from renalplan.images import Volume, image_ending, read_volume, require_file
 from renalplan.labels import LabelScheme
 from renalplan.locks import hold_files
 from renalplan.outputs import require_own
+from renalplan.workspace import Workspace
 
 MOST_MARGIN_MM = 50.0
 
@@ -113,8 +114,8 @@ def surgery_report(
     Args:
         segmentation: Label file, any format we read.
         out: The JSON file; one that is there is replaced if it holds such numbers.
-        labels: dataset.json that says what the labels mean, or its folder; None looks beside the
-            segmentation and in the folder above.
+        labels: dataset.json that says what the labels mean, its folder, or a dataset's number or name in
+            the workspace; None looks beside the segmentation and in the folder above.
         margins: mm of the resections.
         folds: Segmentations of the same scan by single folds.
         error_bars: As in `surgery_numbers`.
@@ -167,13 +168,17 @@ def find_scheme(path: Path, given: Path | None) -> LabelScheme:
 
     Args:
         path: Label file.
-        given: dataset.json or its folder; None looks beside the file and in the folder above.
+        given: dataset.json, its folder, or a dataset's number or name in the workspace; None looks beside
+            the file and in the folder above.
 
     Raises:
+        UsageError: what is given does not exist.
         DatasetError: there is no such label file, no dataset.json, or it is not valid.
     """
     require_file(path)  # first: what a mistyped name's labels mean is not the question
-    if given is None:
+    if given is not None:
+        named = Workspace.find().label_names(given, "--labels")
+    else:
         places = (path.parent, real_path(path).parent.parent)
         found = [place for place in places if (place / "dataset.json").is_file()]
         if not found:
@@ -181,8 +186,8 @@ def find_scheme(path: Path, given: Path | None) -> LabelScheme:
                 f"nothing says what the labels of {path} mean: there is no dataset.json beside it "
                 "or in the folder above; give one with --labels."
             )
-        given = found[0]
-    return find_structures(given, path.parent, ()).scheme
+        named = found[0] / "dataset.json"
+    return described(named).scheme
 
 
 def read_labels(path: Path, scheme: LabelScheme) -> Volume:

@@ -16,7 +16,7 @@ def surgery(arguments: list[str] | None = None) -> int:
         "surgery",
         "Measure kidneys, tumors and arteries of one segmentation: volumes, nephrometry scores, "
         "arterial territories, clamping, resection. Research use; not a medical device.",
-        "renalplan_surgery -s segmentations/case.nii.gz -o case.surgery.json --labels Dataset101_Kidney",
+        "renalplan_surgery -s segmentations/case.nii.gz -o case.surgery.json",
     )
     _add_segmentation(parser, "label file")
     parser.add_argument("-o", dest="out", type=Path, required=True, help="JSON file to write")
@@ -45,8 +45,7 @@ def report(arguments: list[str] | None = None) -> int:
         "report",
         "Write one patient's report: a page with slices, a 3-D view and the numbers of "
         "renalplan_surgery (HTML, PDF, PNG, JSON), and meshes (STL, GLB). Research use; not a medical device.",
-        "renalplan_report -i scans/case_0000.nii.gz -s segmentations/case.nii.gz -o reports "
-        "--labels Dataset101_Kidney",
+        "renalplan_report -i scans/case_0000.nii.gz -s segmentations/case.nii.gz -o reports",
     )
     parser.add_argument(
         "-i",
@@ -87,8 +86,7 @@ def dicom_seg(arguments: list[str] | None = None) -> int:
         "dicom_seg",
         "Write a segmentation as a DICOM SEG object that refers to the series it was made on. "
         "Needs highdicom: pip install 'renalplan[dicom]'.",
-        "renalplan_dicom_seg -i study/CT -s segmentations/study_CT.nii.gz -o study_CT.dcm "
-        "--labels Dataset101_Kidney",
+        "renalplan_dicom_seg -i study/CT -s segmentations/study_CT.nii.gz -o study_CT.dcm",
     )
     parser.add_argument(
         "-i",
@@ -132,9 +130,10 @@ def _add_labels(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels",
         type=Path,
-        metavar="JSON",
-        help="dataset.json that names the labels, or its folder "
-        "(default: beside the segmentation, or in the folder above)",
+        metavar="DATASET",
+        help="what names the labels: a dataset.json, the folder of a dataset or model, or a dataset's "
+        "number or name in RENALPLAN_WORKSPACE (default: dataset.json beside the segmentation, where "
+        "prediction writes it, or in the folder above)",
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from renalplan.cli.common import add_dask, add_workers, command, make_parser
+from renalplan.errors import UsageError
 from renalplan.imports import trainer_entry_points
 from renalplan.workspace import Workspace
 
@@ -61,9 +62,13 @@ def train(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--restart", action="store_true", help="delete what this fold has, begin anew"
     )
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)  # TRAINER may come after options
     if given.help_trainer:
         return _show_settings(given.help_trainer)
+    if stray := next((word for word in given.set if "=" not in word), None):
+        raise UsageError(
+            f"--set {stray}: needs the form name=value; TASK, FOLD and TRAINER stand before --set."
+        )
     if given.task is None or given.fold is None:
         parser.error("TASK and FOLD are needed: renalplan_train 101 0")
 

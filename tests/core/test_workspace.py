@@ -98,3 +98,53 @@ def test_one_folder_under_both_names_is_looked_through_once(
 ) -> None:
     monkeypatch.setenv("nnUNet_raw", str(workspace.root / "raw"))
     assert workspace.dataset_folder("101").name == "Dataset101_Kidney"
+
+
+@pytest.fixture
+def named(workspace: Workspace) -> Workspace:
+    """One dataset is only in raw/, one only in preprocessed/, one in both."""
+    for folder in (
+        "raw/Dataset101_Kidney",
+        "raw/Task102_Artery",
+        "preprocessed/Dataset101_Kidney",
+        "preprocessed/Dataset103_Away",
+        "results/Dataset104_Model",
+    ):
+        (workspace.root / folder).mkdir(parents=True, exist_ok=True)
+        (workspace.root / folder / "dataset.json").write_text("{}")
+    return workspace
+
+
+@pytest.mark.parametrize(
+    ("asked", "folder"),
+    [
+        ("101", "raw/Dataset101_Kidney"),
+        ("Dataset101_Kidney", "raw/Dataset101_Kidney"),
+        ("102", "raw/Task102_Artery"),
+        ("0103", "preprocessed/Dataset103_Away"),
+        ("w/results/Dataset104_Model", "results/Dataset104_Model"),
+        ("w/raw/Task102_Artery/dataset.json", "raw/Task102_Artery"),
+    ],
+)
+def test_what_names_labels_is_found_by_path_number_and_name(
+    named: Workspace, asked: str, folder: str
+) -> None:
+    found = named.label_names(asked, "--labels")
+    assert found.resolve() == named.root / folder / "dataset.json"
+
+
+def test_a_path_comes_before_a_dataset_of_that_number(named: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "101").mkdir()
+    assert named.label_names("101", "--labels") == Path("101/dataset.json")
+
+
+def test_what_names_no_labels_is_told_with_the_option_and_the_places(named: Workspace) -> None:
+    for asked in ("7", "²", "Dataset220_KiTS2023", "gone/dataset.json"):
+        places = rf"dataset in {named.root}/raw and {named.root}/preprocessed;.*RENALPLAN_WORKSPACE"
+        with pytest.raises(UsageError, match=f"--labels {asked} does not exist, nor is .*{places}"):
+            named.label_names(asked, "--labels")
+    other = named.root / "preprocessed" / "Dataset101_Spleen"
+    other.mkdir()
+    (other / "dataset.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"--labels 101 is ambiguous: .*_Kidney, .*_Spleen"):
+        named.label_names("101", "--labels")

@@ -142,7 +142,7 @@ def test_the_number_of_workers_changes_no_byte(
         files = (tmp_path / "out").glob("*.nii.gz" if not save_probabilities else "*.*")
         found[workers] = {p.name: p.read_bytes() for p in files if p.name != "predict_report.json"}
         found[workers]["why"] = report.failed["c"].encode()
-    assert len(found[0]) == (10 if save_probabilities else 4)
+    assert len(found[0]) == (11 if save_probabilities else 4)
     assert found[0] == found[1] == found[2]
 
 

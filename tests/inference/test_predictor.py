@@ -50,6 +50,7 @@ def test_a_segmentation_has_its_scans_format_grid_and_axis_order(
     assert read_grid(answer) == read_grid(tmp_path / "in" / f"a_0000{ending}")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         f"a{ending}",
+        "dataset.json",
         "predict_report.json",
     ]
 

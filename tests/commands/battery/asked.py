@@ -126,7 +126,7 @@ TRAINING = [
     training("setting out of range", f"{TRAIN} --set epochs=0", ("epochs=0", "greater than")),
     training(
         "other settings than before", "train 1 0 --workers 0 --set epochs=3",
-        ("epochs was 1, is 3", "--name"),
+        ("epochs was 1, is 3", "--name", "--restart"),
     ),
     training("plan unknown", f"{TRAIN} --plan nnunet", ("no plan 'nnunet'", "it has renal")),
     training("configuration unknown", f"{TRAIN} --configuration 2d", ("'2d'", "whole")),
