@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     from highdicom.seg import SegmentDescription
 
 SEG_CLASS = "1.2.840.10008.5.1.4.1.1.66.4"
+# what a SEG repeats of its series: what says which it is, and what may be unknown (DICOM's type 2)
+IDENTITY = ("SOPInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
+MAY_BE_EMPTY = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex",
+    "StudyID", "StudyDate", "StudyTime", "AccessionNumber",
+)  # fmt: skip
 SERIES_NUMBER = 901  # beyond what scanners and workstations give
 # the first word that a structure's name holds decides: keyword in pydicom's SNOMED dictionary
 TYPES = (
@@ -91,6 +97,7 @@ def write_dicom_seg(
     require_same_space(path, volume.grid, folder, grid)
     planes = Orientation.of(grid).undo(volume.array[0])
     with hold_files(target):
+        _require_output(target, folder, overwrite)  # another run may have written it meanwhile
         with warnings.catch_warnings():
             # of names without a caret: the patient's is repeated as the series has it, right or not
             warnings.filterwarnings("ignore", message=".*only a single component")
@@ -132,7 +139,21 @@ def _segmentation(series: Series, planes: NDArray, scheme: LabelScheme, grid: Gr
     from pydicom import dcmread
 
     sources = [dcmread(file, stop_before_pixels=True) for file in series.files]
+    for name in IDENTITY:
+        if stated := [
+            file for file, s in zip(series.files, sources, strict=True) if not s.get(name)
+        ]:
+            raise DatasetError(
+                f"{stated[0]} has no {name}, by which a DICOM SEG refers to it; export the series again."
+            )
+    if len({source.SOPInstanceUID for source in sources}) < len(sources):
+        raise DatasetError(
+            f"several slices in {series.folder} have one SOPInstanceUID, by which a DICOM SEG refers "
+            "to each; export the series again."
+        )
     for source in sources:
+        for name in MAY_BE_EMPTY:  # anonymization takes some away; DICOM wants them there, if empty
+            source.setdefault(name, "")
         # highdicom wants one; the stated thickness may be missing, and need not be the slices' distance
         source.SliceThickness = grid.spacing[2]
     try:
@@ -159,7 +180,8 @@ def _segmentation(series: Series, planes: NDArray, scheme: LabelScheme, grid: Gr
         )
     except (AttributeError, ValueError) as problem:
         raise DatasetError(
-            f"the series in {series.folder} lacks what a DICOM SEG has to repeat: {problem}."
+            f"the series in {series.folder} lacks or misstates what a DICOM SEG has to repeat: "
+            f"{str(problem).rstrip('.')}."
         ) from None
 
 

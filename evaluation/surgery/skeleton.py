@@ -3,7 +3,8 @@
 The thinned mask is a graph of touching voxels; shortest ways from the root make a tree of it. What the
 tree leaves out closes a loop: loops longer than `LOOP_MM` are told, smaller ones are the thinning's.
 Thinning a thick vessel leaves spurs inside it: a twig that does not reach `TWIG_MM` beyond the vessel
-it leaves is cut, the shortest first.
+it leaves is cut, the shortest first. Thinning eats solid bodies of even width, which then come whole
+(see `evaluation.centerline`): of them the way from the root to the farthest voxel is taken.
 
 Sources:
     Lee et al. 1994 (see `evaluation.centerline`): thinning.
@@ -22,6 +23,7 @@ from scipy.spatial import cKDTree
 
 TWIG_MM = 3.0
 LOOP_MM = 16.0
+NEIGHBOURS = 26  # a voxel with so many lies within a solid body
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +62,20 @@ def make_skeleton(
     graph = coo_array((lengths, pairs.T), shape=(len(points),) * 2).tocsr()
     way, above = dijkstra(graph, directed=False, indices=root, return_predecessors=True)
     above = np.where(above < 0, -1, above).astype(np.int64)
+    if len(pairs) and np.bincount(pairs.ravel()).max() == NEIGHBOURS:
+        kept = np.isin(np.arange(len(points)), _ups(above, int(way.argmax())))
+        return Skeleton(points, above, way, kept, np.zeros((0, 3)))
     loops = _loops(points, pairs, lengths, above, way)
     return Skeleton(points, above, way, _prune(above, way, radii), loops)
+
+
+def _ups(above: NDArray, node: int) -> list[int]:
+    """A point and all between it and the root."""
+    found = []
+    while node >= 0:
+        found.append(node)
+        node = int(above[node])
+    return found
 
 
 def _prune(above: NDArray, way: NDArray, radii: NDArray) -> NDArray[np.bool_]:

@@ -116,10 +116,15 @@ def make_tree(masks: KidneyMasks) -> ArteryTree | None:
         rooted = frozenset(n for n in real if to_aorta[parts == n].min() <= TOUCH_MM)
     branches: list[ArteryBranch] = []
     loops = []
+    trunks = np.concatenate([centre[n] for n in rooted]) * spacing if rooted else np.zeros((0, 3))
     for piece, voxels in real.items():
         index = tuple(voxels.T)
-        near_aorta = to_aorta is not None and piece in rooted
-        root = int(to_aorta[index].argmin() if near_aorta else away[index].argmax())  # type: ignore[index]
+        if piece not in rooted and len(trunks):  # it begins at the break
+            root = int(cKDTree(trunks).query(voxels * spacing)[0].argmin())
+        elif to_aorta is not None:
+            root = int(to_aorta[index].argmin())
+        else:
+            root = _farthest_end(voxels, away[index])
         skeleton = make_skeleton(voxels, spacing, wall[index], root)
         inside = np.argwhere(parts == piece) * spacing
         branches += _branches(skeleton, wall[index], inside, spacing, piece, len(branches))
@@ -139,6 +144,19 @@ def _to_aorta(aorta: Mask | None, spacing: Spacing) -> NDArray[np.float32] | Non
         return None
     result: NDArray[np.float32] = edt.edt(~aorta, anisotropy=spacing, black_border=False)
     return result
+
+
+def _farthest_end(voxels: NDArray[np.int64], away: NDArray) -> int:
+    """Index of the end of a centerline that is farthest from the kidney.
+
+    An end, since within the kidney the farthest voxel is the one in the widest stretch.
+    """
+    search = cKDTree(voxels)
+    neighbours = search.query_ball_point(voxels, 1.8, return_length=True) - 1
+    ends = np.flatnonzero(neighbours <= 1)
+    if not len(ends):  # a ring
+        return int(away.argmax())
+    return int(ends[away[ends].argmax()])
 
 
 def _short(place: tuple[slice, ...], spacing: Spacing) -> bool:
@@ -237,7 +255,7 @@ def _stretches(skeleton: Skeleton) -> Iterator[tuple[list[int], int | None]]:
         if children and parent is not None and length < FORK_MM:
             waiting = [([*way, child], parent) for child in children] + waiting
             continue
-        if len(way) > 1:
+        if len(way) > 1 or not children:  # a ball thins to a point
             yield way, parent
             parent, count = count, count + 1
         waiting = [([way[-1], child], parent) for child in children] + waiting

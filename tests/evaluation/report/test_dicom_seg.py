@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from renalplan import cli
 from renalplan.dicom import find_series, read_series
 from renalplan.errors import DatasetError, UsageError
+from renalplan.evaluation.report import dicom_seg
 from renalplan.evaluation.report.dicom_seg import write_dicom_seg
+from renalplan.evaluation.space import require_same_space
 from renalplan.geometry import Orientation
 from renalplan.images import write_volume
 
@@ -160,9 +162,57 @@ def test_what_is_refused(series: Callable[..., Any], tmp_path: Path) -> None:
         image = pydicom.dcmread(file)
         del image.FrameOfReferenceUID
         image.save_as(file)
-    with pytest.raises(DatasetError, match="Frame Of Reference"):
+    with pytest.raises(DatasetError, match="has no FrameOfReferenceUID"):
         write_dicom_seg(folder, path, tmp_path / "out.dcm")
     assert not (tmp_path / "out.dcm").exists()
+
+
+def change_slices(folder: Path, change: Callable[[Any], None]) -> None:
+    for file in folder.iterdir():
+        image = pydicom.dcmread(file)
+        change(image)
+        image.save_as(file)
+
+
+def test_what_anonymization_takes_away_stays_empty(
+    series: Callable[..., Any], tmp_path: Path
+) -> None:
+    folder, path, _ = series()
+
+    def anonymize(image: Any) -> None:
+        for name in PATIENT:
+            delattr(image, name)
+
+    change_slices(folder, anonymize)
+    write_dicom_seg(folder, path, tmp_path / "out.dcm")
+    made = pydicom.dcmread(tmp_path / "out.dcm")
+    assert all(name in made and not made[name].value for name in PATIENT)
+
+
+def test_slices_that_cannot_be_told_apart_are_refused(
+    series: Callable[..., Any], tmp_path: Path
+) -> None:
+    folder, path, _ = series()
+    change_slices(folder, lambda image: setattr(image, "SOPInstanceUID", "1.2.3"))
+    with pytest.raises(DatasetError, match=r"several slices .* have one SOPInstanceUID"):
+        write_dicom_seg(folder, path, tmp_path / "out.dcm")
+    assert not (tmp_path / "out.dcm").exists()
+
+
+def test_what_another_run_has_written_meanwhile_stays(
+    series: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, path, _ = series()
+    out = tmp_path / "out.dcm"
+
+    def slow(*given: Any) -> Any:
+        out.write_text("the other run's")
+        return require_same_space(*given)
+
+    monkeypatch.setattr(dicom_seg, "require_same_space", slow)
+    with pytest.raises(UsageError, match="is there already"):
+        write_dicom_seg(folder, path, out)
+    assert out.read_text() == "the other run's"
 
 
 def test_a_file_that_is_there_is_replaced_when_asked_and_a_name_of_one_word_is_no_remark(

@@ -109,6 +109,49 @@ def test_a_speck_feeds_nothing_and_is_told(drawing, scheme) -> None:  # type: ig
     assert len(tree.branches) == 7
 
 
+@pytest.mark.parametrize("shift", [(0.0, 0.0, 0.0), (0.4, 0.4, 0.5), (0.2, 0.1, 0.3)])
+@pytest.mark.parametrize("radius", [2.2, 3.2, 4.0])
+def test_a_ball_is_one_branch_however_it_is_thinned(drawing, scheme, radius, shift) -> None:  # type: ignore[no-untyped-def]
+    """Thinning leaves of it a point, a short line, or all of it."""
+    draw_tree(drawing)
+    drawing.ball("renal_artery", np.add((-10, 0, 0), shift), radius)
+    masks = masks_of(drawing, scheme)
+    tree = tree_of(masks)
+    (found,) = find_breaks(tree, masks.frame)
+    assert not found.speck
+    (ball,) = [branch for branch in tree.branches if branch.piece not in tree.rooted]
+    assert ball.terminal
+    assert ball.length_mm < 3 * radius
+    assert masks.frame.point(ball.path[0]) == pytest.approx(
+        tuple(np.add((-10, 0, 0), shift)), abs=radius + 1
+    )
+    assert len(tree.loops) == 0
+    assert (divide(masks.parenchyma, tree, masks.frame.spacing).owner[masks.parenchyma] > 0).all()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("turned", [None, TURN], ids=["straight", "turned"])
+def test_a_piece_within_the_kidney_begins_at_the_break(drawing, scheme, turned) -> None:  # type: ignore[no-untyped-def]
+    """It is widest in its middle, which is as far from the kidney's tissue as it gets."""
+    drawing.box("kidney", (-16, -12, -24), (8, 12, 24))
+    drawing.tube("renal_artery", (60, 0, 14), (6, 0, 14), 2.0)
+    drawing.tube("renal_artery", (-8, 0, 8), (-8, 0, -16), 1.3)
+    drawing.ball("renal_artery", (-8, 0, -4), 2.2)
+    masks = masks_of(drawing, scheme, turned=turned)
+    tree = tree_of(masks)
+    (lost,) = [branch for branch in tree.branches if branch.piece not in tree.rooted]
+    assert masks.frame.point(lost.path[0]) == pytest.approx((-8, 0, 8), abs=3)
+    assert masks.frame.point(lost.path[-1]) == pytest.approx((-8, 0, -16), abs=3)
+
+
+@pytest.mark.parametrize("turned", [None, TURN], ids=["straight", "turned"])
+def test_an_artery_within_the_kidney_begins_at_an_end(drawing, scheme, turned) -> None:  # type: ignore[no-untyped-def]
+    drawing.box("kidney", (-16, -12, -24), (8, 12, 24))
+    drawing.tube("renal_artery", (-8, 0, 12), (-8, 0, -16), 1.3)
+    drawing.ball("renal_artery", (-8, 0, -4), 2.2)
+    (branch,) = tree_of(masks_of(drawing, scheme, turned=turned)).branches
+    assert branch.length_mm == pytest.approx(28, abs=4)
+
+
 def test_a_loop_is_told(drawing, scheme) -> None:  # type: ignore[no-untyped-def]
     draw_tree(drawing)
     drawing.tube("renal_artery", (8, 0, 12), (8, 0, -12), 1.2)

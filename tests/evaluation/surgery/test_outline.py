@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from renalplan.evaluation.surgery import outline
 from renalplan.evaluation.surgery.capsule import estimate_reach
 from renalplan.evaluation.surgery.frame import Frame
 from renalplan.evaluation.surgery.mesh import make_mesh
@@ -110,3 +111,20 @@ def test_an_ellipsoid_is_carried_on_where_nothing_is_known() -> None:
     # what lies farther from all that is known is less sure
     assert np.corrcoef(directions[~known][:, 2], found.spread)[0, 1] > 0.9
     assert estimate_reach(directions[:5], reach[:5], directions[~known], surface) is None
+
+
+def test_it_does_not_matter_where_the_directions_lie(drawing, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """They turn with the scan's axes; this kidney has a hilum, and stairs as slices of 4.5 mm leave them."""
+    drawing.ellipsoid("kidney", (0, 0, 0), (26, 22, 48))
+    drawing.bodies.append((0, lambda p: (((p - (26, 0, 0)) / (18, 30, 16)) ** 2).sum(axis=1) < 1))
+    drawing.ball("tumor", (20, -8, 28), 12)
+    labels, grid = drawing.scan((-40, -40, -64), (44, 40, 64), (4.5, 1.5, 1.5))
+    labels = np.ascontiguousarray(Orientation.of(grid).apply(labels)).repeat(3, axis=0)
+    spacing = (1.5, 1.5, 1.5)
+    kidney, tumor = (make_mesh(labels == value, spacing) for value in (1, 2))
+    depths = []
+    for number in range(4):
+        turn = Rotation.random(random_state=number).as_matrix()
+        monkeypatch.setattr(outline, "sphere_points", lambda n, turn=turn: sphere_points(n) @ turn)
+        depths.append(make_outline(kidney, labels == 2, spacing).depth(tumor.vertices).max())
+    assert np.ptp(depths) < 0.01 * np.mean(depths)
