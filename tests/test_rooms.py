@@ -22,6 +22,7 @@ ALSO = {
 }
 COMMAND_MODULES = (
     "planning.py",
+    "integrity.py",
     "plan_files.py",
     "training.py",
     "training_budget.py",
