@@ -110,7 +110,7 @@ def folder(tmp_path: Path, write: Callable[..., Path]) -> Path:
         "labels": {"background": 0, "tumor": 1},
         "file_ending": ".nii.gz",
     }
-    image = np.random.default_rng(0).integers(0, 100, (8, 9, 10)).astype(np.float32)
+    image = np.random.default_rng(0).integers(-100, 100, (8, 9, 10)).astype(np.float32)
     labels = np.zeros((8, 9, 10), np.uint8)
     labels[2:4, 3:5, 4:6] = 1
     for path, array in (
@@ -140,7 +140,7 @@ def test_training_takes_boxes_as_they_lie_on_the_turned_scan(
     folder: Path, write: Callable[..., Path]
 ) -> None:
     image = folder / "imagesTr" / "b_0000.nii.gz"
-    array = np.random.default_rng(0).integers(0, 100, (8, 9, 10)).astype(np.float32)
+    array = np.random.default_rng(0).integers(-100, 100, (8, 9, 10)).astype(np.float32)
     write(image, array, direction=(0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0))
     first, second = Dataset.open(folder).training_cases
     boxes = canonical_boxes([first, second])
